@@ -1,0 +1,1 @@
+"""The chorus command: puts coordinator, HTTP wrapper and agent together."""

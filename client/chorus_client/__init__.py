@@ -1,0 +1,1 @@
+"""The agent on each PC: probes the hardware, runs engines, answers the coordinator."""

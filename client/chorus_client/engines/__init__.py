@@ -1,0 +1,1 @@
+"""Ways to run models on this PC, behind one protocol."""

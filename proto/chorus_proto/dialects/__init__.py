@@ -1,0 +1,1 @@
+"""What callers' APIs look like: requests in, answers out."""

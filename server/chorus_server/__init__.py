@@ -1,0 +1,1 @@
+"""The coordinator: registers nodes, decides which model each holds, routes requests, aggregates answers."""
