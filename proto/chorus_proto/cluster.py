@@ -1,6 +1,6 @@
 """The narrow door to the coordinator: what the HTTP wrapper, the console and the CLI may ask of a cluster.
 
-Two implementations pass one contract suite: `LocalCluster` (same process) and `GrpcCluster` (multiplexed stream).
+Two implementations pass one contract suite: `Coordinator` itself (same process) and `GrpcCluster` (multiplexed stream).
 """
 
 from __future__ import annotations

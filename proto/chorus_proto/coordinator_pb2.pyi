@@ -48,6 +48,7 @@ class CallerFrame(_message.Message):
     SUBMIT_FIELD_NUMBER: _builtins.int
     ASK_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    CREDIT_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
     """chosen by the caller, unique on this stream"""
     @_builtins.property
@@ -56,6 +57,8 @@ class CallerFrame(_message.Message):
     def ask(self) -> Global___Ask: ...
     @_builtins.property
     def cancel(self) -> Global___CancelCall: ...
+    @_builtins.property
+    def credit(self) -> Global___CallCredit: ...
     def __init__(
         self,
         *,
@@ -63,12 +66,13 @@ class CallerFrame(_message.Message):
         submit: Global___Submit | None = ...,
         ask: Global___Ask | None = ...,
         cancel: Global___CancelCall | None = ...,
+        credit: Global___CallCredit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "cancel", b"cancel", "kind", b"kind", "submit", b"submit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "cancel", b"cancel", "credit", b"credit", "kind", b"kind", "submit", b"submit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "call_id", b"call_id", "cancel", b"cancel", "kind", b"kind", "submit", b"submit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "call_id", b"call_id", "cancel", b"cancel", "credit", b"credit", "kind", b"kind", "submit", b"submit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["submit", "ask", "cancel"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["submit", "ask", "cancel", "credit"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -163,7 +167,7 @@ class Submit(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
-    HAS_QUEUE_MS_FIELD_NUMBER: _builtins.int
+    WINDOW_BYTES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     dialect: _common_pb2.Dialect.ValueType
@@ -173,7 +177,7 @@ class Submit(_message.Message):
     prompt_tokens_estimate: _builtins.int
     remaining_ms: _builtins.int
     queue_ms: _builtins.int
-    """give up waiting for a slot after this long"""
+    """give up waiting for a slot after this long; 0: at once"""
     affinity: _builtins.str
     """key of the sticky strategy"""
     node: _builtins.str
@@ -181,7 +185,8 @@ class Submit(_message.Message):
     strategy: _builtins.str
     """RoutingStrategy, or "" for the coordinator's default"""
     max_tokens: _builtins.int
-    has_queue_ms: _builtins.bool
+    window_bytes: _builtins.int
+    """payload bytes to send before the first CallCredit"""
     def __init__(
         self,
         *,
@@ -192,20 +197,25 @@ class Submit(_message.Message):
         generation: _builtins.bytes = ...,
         prompt_tokens_estimate: _builtins.int = ...,
         remaining_ms: _builtins.int = ...,
-        queue_ms: _builtins.int = ...,
+        queue_ms: _builtins.int | None = ...,
         affinity: _builtins.str = ...,
         node: _builtins.str = ...,
         strategy: _builtins.str = ...,
         max_tokens: _builtins.int | None = ...,
-        has_queue_ms: _builtins.bool = ...,
+        window_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "max_tokens", b"max_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_queue_ms", b"_queue_ms", "max_tokens", b"max_tokens", "queue_ms", b"queue_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "affinity", b"affinity", "dialect", b"dialect", "generation", b"generation", "has_queue_ms", b"has_queue_ms", "max_tokens", b"max_tokens", "model", b"model", "node", b"node", "prompt_tokens_estimate", b"prompt_tokens_estimate", "queue_ms", b"queue_ms", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "strategy", b"strategy", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_queue_ms", b"_queue_ms", "affinity", b"affinity", "dialect", b"dialect", "generation", b"generation", "max_tokens", b"max_tokens", "model", b"model", "node", b"node", "prompt_tokens_estimate", b"prompt_tokens_estimate", "queue_ms", b"queue_ms", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "strategy", b"strategy", "stream", b"stream", "window_bytes", b"window_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__queue_ms: _TypeAlias = _typing.Literal["queue_ms"]  # noqa: Y015
+    _WhichOneofArgType__queue_ms: _TypeAlias = _typing.Literal["_queue_ms", b"_queue_ms"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_ms) -> _WhichOneofReturnType__queue_ms | None: ...
 
 Global___Submit: _TypeAlias = Submit  # noqa: Y015
 
@@ -223,6 +233,26 @@ class CancelCall(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelCall: _TypeAlias = CancelCall  # noqa: Y015
+
+@_typing.final
+class CallCredit(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_FIELD_NUMBER: _builtins.int
+    bytes: _builtins.int
+    """payload bytes read; as many more may be sent"""
+    def __init__(
+        self,
+        *,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallCredit: _TypeAlias = CallCredit  # noqa: Y015
 
 @_typing.final
 class CallStarted(_message.Message):
@@ -325,6 +355,7 @@ class Ask(_message.Message):
     PROMPT_TOKENS_ESTIMATE_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     QUORUM_FIELD_NUMBER: _builtins.int
+    WINDOW_BYTES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     generation: _builtins.bytes
     model: _builtins.str
@@ -336,6 +367,7 @@ class Ask(_message.Message):
     max_tokens: _builtins.int
     quorum: _builtins.int
     """answers that end the wait; 0: all"""
+    window_bytes: _builtins.int
     @_builtins.property
     def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """ids or names; empty: all"""
@@ -352,10 +384,11 @@ class Ask(_message.Message):
         prompt_tokens_estimate: _builtins.int = ...,
         max_tokens: _builtins.int | None = ...,
         quorum: _builtins.int = ...,
+        window_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "max_tokens", b"max_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "generation", b"generation", "max_tokens", b"max_tokens", "model", b"model", "nodes", b"nodes", "prompt_tokens_estimate", b"prompt_tokens_estimate", "quorum", b"quorum", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "generation", b"generation", "max_tokens", b"max_tokens", "model", b"model", "nodes", b"nodes", "prompt_tokens_estimate", b"prompt_tokens_estimate", "quorum", b"quorum", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "strategy", b"strategy", "window_bytes", b"window_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015

@@ -33,6 +33,7 @@ class ErrorCode(StrEnum):
     ENGINE_FAILED = "engine_failed"
     ENGINE_UNAVAILABLE = "engine_unavailable"
     INSUFFICIENT_MEMORY = "insufficient_memory"
+    INSUFFICIENT_STORAGE = "insufficient_storage"
     LOAD_FAILED = "load_failed"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     SLOW_CONSUMER = "slow_consumer"
@@ -76,6 +77,7 @@ SURFACE: dict[ErrorCode, Surface] = {
     ErrorCode.ENGINE_FAILED: Surface(grpc=_GRPC.INTERNAL, http=502, retryable=True),
     ErrorCode.ENGINE_UNAVAILABLE: Surface(grpc=_GRPC.UNAVAILABLE, http=503, retryable=True),
     ErrorCode.INSUFFICIENT_MEMORY: Surface(grpc=_GRPC.RESOURCE_EXHAUSTED, http=503),
+    ErrorCode.INSUFFICIENT_STORAGE: Surface(grpc=_GRPC.RESOURCE_EXHAUSTED, http=507),
     ErrorCode.LOAD_FAILED: Surface(grpc=_GRPC.UNAVAILABLE, http=503, retryable=True),
     ErrorCode.DEADLINE_EXCEEDED: Surface(grpc=_GRPC.DEADLINE_EXCEEDED, http=504),
     ErrorCode.SLOW_CONSUMER: Surface(grpc=_GRPC.RESOURCE_EXHAUSTED, http=503),
@@ -222,6 +224,12 @@ class InsufficientMemory(ClusterError):
     """The model does not fit; the message holds the arithmetic."""
 
     code = ErrorCode.INSUFFICIENT_MEMORY
+
+
+class InsufficientStorage(ClusterError):
+    """The disk is full; the message says which one."""
+
+    code = ErrorCode.INSUFFICIENT_STORAGE
 
 
 class LoadFailed(ClusterError):

@@ -120,6 +120,7 @@ class CoordinatorFrame(_message.Message):
     EXECUTE_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    CREDIT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -134,6 +135,8 @@ class CoordinatorFrame(_message.Message):
     def cancel(self) -> Global___Cancel: ...
     @_builtins.property
     def goodbye(self) -> Global___CoordinatorGoodbye: ...
+    @_builtins.property
+    def credit(self) -> Global___Credit: ...
     def __init__(
         self,
         *,
@@ -144,12 +147,13 @@ class CoordinatorFrame(_message.Message):
         execute: Global___Execute | None = ...,
         cancel: Global___Cancel | None = ...,
         goodbye: Global___CoordinatorGoodbye | None = ...,
+        credit: Global___Credit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "execute", b"execute", "goodbye", b"goodbye", "kind", b"kind", "load", b"load", "renewal", b"renewal", "unload", b"unload", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "credit", b"credit", "execute", b"execute", "goodbye", b"goodbye", "kind", b"kind", "load", b"load", "renewal", b"renewal", "unload", b"unload", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "execute", b"execute", "goodbye", b"goodbye", "kind", b"kind", "load", b"load", "renewal", b"renewal", "unload", b"unload", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "credit", b"credit", "execute", b"execute", "goodbye", b"goodbye", "kind", b"kind", "load", b"load", "renewal", b"renewal", "unload", b"unload", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "renewal", "load", "unload", "execute", "cancel", "goodbye"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "renewal", "load", "unload", "execute", "cancel", "goodbye", "credit"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -491,6 +495,7 @@ class Execute(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     REMAINING_MS_FIELD_NUMBER: _builtins.int
     CREATED_UNIX_S_FIELD_NUMBER: _builtins.int
+    WINDOW_BYTES_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
@@ -504,6 +509,8 @@ class Execute(_message.Message):
     """the caller's deadline, as a duration"""
     created_unix_s: _builtins.int
     """printed in the answer"""
+    window_bytes: _builtins.int
+    """payload bytes the agent may send before the first Credit"""
     def __init__(
         self,
         *,
@@ -516,14 +523,41 @@ class Execute(_message.Message):
         generation: _builtins.bytes = ...,
         remaining_ms: _builtins.int = ...,
         created_unix_s: _builtins.int = ...,
+        window_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "created_unix_s", b"created_unix_s", "dialect", b"dialect", "execution_id", b"execution_id", "generation", b"generation", "model", b"model", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "created_unix_s", b"created_unix_s", "dialect", b"dialect", "execution_id", b"execution_id", "generation", b"generation", "model", b"model", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "stream", b"stream", "window_bytes", b"window_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Execute: _TypeAlias = Execute  # noqa: Y015
+
+@_typing.final
+class Credit(_message.Message):
+    """The caller has read this many payload bytes of the execution: as many more may be sent. Keeps the buffer of a slow
+    caller bounded without holding up the other streams of the link.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.int
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "execution_id", b"execution_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Credit: _TypeAlias = Credit  # noqa: Y015
 
 @_typing.final
 class Cancel(_message.Message):

@@ -1,0 +1,354 @@
+"""Wire messages to domain values and back. Both directions of each pair stand together; tests prove the round trip.
+
+`of_*` reads a message, `*_message` writes one. Enumerations that a newer peer may extend are read leniently: an unknown
+engine is dropped, an unknown replica state becomes `failed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from chorus_proto import common_pb2, node_pb2
+from chorus_proto.errors import ClusterError, error_of
+from chorus_proto.ids import InstanceId, ModelName, NodeId
+from chorus_proto.values import (
+    Dialect,
+    EngineKind,
+    Gpu,
+    Hardware,
+    Heartbeat,
+    Hello,
+    ModelFile,
+    ModelShape,
+    ReplicaReport,
+    ReplicaState,
+    Timings,
+    Usage,
+    Welcome,
+)
+
+_REPLICA_STATES: dict[ReplicaState, common_pb2.ReplicaState.ValueType] = {
+    ReplicaState.LOADING: common_pb2.REPLICA_STATE_LOADING,
+    ReplicaState.READY: common_pb2.REPLICA_STATE_READY,
+    ReplicaState.UNLOADING: common_pb2.REPLICA_STATE_UNLOADING,
+    ReplicaState.FAILED: common_pb2.REPLICA_STATE_FAILED,
+    ReplicaState.GONE: common_pb2.REPLICA_STATE_GONE,
+}
+_STATE_OF_NUMBER = {number: state for state, number in _REPLICA_STATES.items()}
+
+_DIALECTS: dict[Dialect, common_pb2.Dialect.ValueType] = {
+    Dialect.TEXT: common_pb2.DIALECT_TEXT,
+    Dialect.OPENAI_CHAT: common_pb2.DIALECT_OPENAI_CHAT,
+    Dialect.OPENAI_COMPLETION: common_pb2.DIALECT_OPENAI_COMPLETION,
+}
+_DIALECT_OF_NUMBER = {number: dialect for dialect, number in _DIALECTS.items()}
+
+
+def dialect_number(dialect: Dialect) -> common_pb2.Dialect.ValueType:
+    return _DIALECTS[dialect]
+
+
+def of_dialect(number: common_pb2.Dialect.ValueType) -> Dialect | None:
+    """None for a dialect of a newer version."""
+    return _DIALECT_OF_NUMBER.get(number)
+
+
+def of_engines(names: Iterable[str]) -> tuple[EngineKind, ...]:
+    known = {kind.value for kind in EngineKind}
+    return tuple(EngineKind(name) for name in names if name in known)
+
+
+def gpu_message(gpu: Gpu) -> common_pb2.Gpu:
+    return common_pb2.Gpu(
+        name=gpu.name,
+        vendor=gpu.vendor,
+        memory_bytes=gpu.memory_bytes,
+        memory_free_bytes=gpu.memory_free_bytes,
+        bandwidth_bytes_per_s=gpu.bandwidth_bytes_per_s,
+        flops_per_s=gpu.flops_per_s,
+        shares_host_memory=gpu.shares_host_memory,
+    )
+
+
+def of_gpu(message: common_pb2.Gpu) -> Gpu:
+    return Gpu(
+        name=message.name,
+        vendor=message.vendor,
+        memory_bytes=message.memory_bytes if message.HasField("memory_bytes") else None,
+        memory_free_bytes=message.memory_free_bytes if message.HasField("memory_free_bytes") else None,
+        bandwidth_bytes_per_s=message.bandwidth_bytes_per_s if message.HasField("bandwidth_bytes_per_s") else None,
+        flops_per_s=message.flops_per_s if message.HasField("flops_per_s") else None,
+        shares_host_memory=message.shares_host_memory,
+    )
+
+
+def hardware_message(hardware: Hardware) -> common_pb2.Hardware:
+    return common_pb2.Hardware(
+        os=hardware.os,
+        arch=hardware.arch,
+        cpu_model=hardware.cpu_model,
+        physical_cores=hardware.physical_cores,
+        logical_cores=hardware.logical_cores,
+        ram_bytes=hardware.ram_bytes,
+        ram_available_bytes=hardware.ram_available_bytes,
+        disk_free_bytes=hardware.disk_free_bytes,
+        gpus=[gpu_message(gpu) for gpu in hardware.gpus],
+        memory_bandwidth_bytes_per_s=hardware.memory_bandwidth_bytes_per_s,
+        cpu_flops_per_s=hardware.cpu_flops_per_s,
+        bench_tokens_per_s=hardware.bench_tokens_per_s,
+        fingerprint=hardware.fingerprint,
+    )
+
+
+def of_hardware(message: common_pb2.Hardware) -> Hardware:
+    has = message.HasField
+    return Hardware(
+        os=message.os,
+        arch=message.arch,
+        cpu_model=message.cpu_model if has("cpu_model") else None,
+        physical_cores=message.physical_cores if has("physical_cores") else None,
+        logical_cores=message.logical_cores if has("logical_cores") else None,
+        ram_bytes=message.ram_bytes if has("ram_bytes") else None,
+        ram_available_bytes=message.ram_available_bytes if has("ram_available_bytes") else None,
+        disk_free_bytes=message.disk_free_bytes if has("disk_free_bytes") else None,
+        gpus=tuple(of_gpu(gpu) for gpu in message.gpus),
+        memory_bandwidth_bytes_per_s=(
+            message.memory_bandwidth_bytes_per_s if has("memory_bandwidth_bytes_per_s") else None
+        ),
+        cpu_flops_per_s=message.cpu_flops_per_s if has("cpu_flops_per_s") else None,
+        bench_tokens_per_s=message.bench_tokens_per_s if has("bench_tokens_per_s") else None,
+        fingerprint=message.fingerprint,
+    )
+
+
+def shape_message(shape: ModelShape) -> common_pb2.ModelShape:
+    return common_pb2.ModelShape(
+        architecture=shape.architecture,
+        layers=shape.layers,
+        embedding_length=shape.embedding_length,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        key_length=shape.key_length,
+        value_length=shape.value_length,
+        vocabulary=shape.vocabulary,
+        trained_context_tokens=shape.trained_context_tokens,
+        parameters=shape.parameters,
+        active_parameters=shape.active_parameters,
+        sliding_window_tokens=shape.sliding_window_tokens,
+        sliding_layers=shape.sliding_layers,
+    )
+
+
+def of_shape(message: common_pb2.ModelShape) -> ModelShape:
+    has = message.HasField
+    return ModelShape(
+        architecture=message.architecture,
+        layers=message.layers,
+        embedding_length=message.embedding_length,
+        heads=message.heads,
+        kv_heads=message.kv_heads,
+        key_length=message.key_length,
+        value_length=message.value_length,
+        vocabulary=message.vocabulary,
+        trained_context_tokens=message.trained_context_tokens,
+        parameters=message.parameters,
+        active_parameters=message.active_parameters if has("active_parameters") else None,
+        sliding_window_tokens=message.sliding_window_tokens if has("sliding_window_tokens") else None,
+        sliding_layers=message.sliding_layers if has("sliding_layers") else None,
+    )
+
+
+def model_file_message(file: ModelFile) -> common_pb2.ModelFile:
+    return common_pb2.ModelFile(
+        name=file.name,
+        digest=file.digest,
+        file_bytes=file.file_bytes,
+        engine=file.engine,
+        shape=None if file.shape is None else shape_message(file.shape),
+        embedding=file.embedding,
+    )
+
+
+def of_model_files(messages: Iterable[common_pb2.ModelFile]) -> tuple[ModelFile, ...]:
+    """Models of an engine this version does not know are left out: nothing here could route to them."""
+    known = {kind.value for kind in EngineKind}
+    return tuple(
+        ModelFile(
+            name=ModelName(message.name),
+            digest=message.digest,
+            file_bytes=message.file_bytes,
+            engine=EngineKind(message.engine),
+            shape=of_shape(message.shape) if message.HasField("shape") else None,
+            embedding=message.embedding,
+        )
+        for message in messages
+        if message.engine in known
+    )
+
+
+def replica_message(report: ReplicaReport) -> node_pb2.ReplicaReport:
+    return node_pb2.ReplicaReport(
+        model=report.model,
+        state=_REPLICA_STATES[report.state],
+        slots=report.slots,
+        engine=report.engine or "",
+        resident_bytes=report.resident_bytes,
+        predicted_bytes=report.predicted_bytes,
+        progress=report.progress,
+        detail=report.detail,
+        context_tokens=report.context_tokens,
+        load_s=report.load_s,
+    )
+
+
+def of_replica(message: node_pb2.ReplicaReport) -> ReplicaReport:
+    has = message.HasField
+    engines = of_engines((message.engine,))
+    return ReplicaReport(
+        model=ModelName(message.model),
+        state=_STATE_OF_NUMBER.get(message.state, ReplicaState.FAILED),
+        slots=message.slots,
+        engine=engines[0] if engines else None,
+        resident_bytes=message.resident_bytes if has("resident_bytes") else None,
+        predicted_bytes=message.predicted_bytes if has("predicted_bytes") else None,
+        progress=message.progress if has("progress") else None,
+        detail=message.detail,
+        context_tokens=message.context_tokens,
+        load_s=message.load_s if has("load_s") else None,
+    )
+
+
+def hello_message(hello: Hello) -> node_pb2.Hello:
+    return node_pb2.Hello(
+        protocol_min=hello.protocol_min,
+        protocol_max=hello.protocol_max,
+        version=hello.version,
+        node_id=hello.node_id,
+        instance_id=hello.instance_id,
+        name=hello.name,
+        hardware=hardware_message(hello.hardware),
+        engines=list(hello.engines),
+        models=[model_file_message(file) for file in hello.models],
+        replicas=[replica_message(report) for report in hello.replicas],
+        features=list(hello.features),
+    )
+
+
+def of_hello(message: node_pb2.Hello) -> Hello:
+    return Hello(
+        node_id=NodeId(message.node_id),
+        instance_id=InstanceId(message.instance_id),
+        name=message.name,
+        version=message.version,
+        protocol_min=message.protocol_min,
+        protocol_max=message.protocol_max,
+        hardware=of_hardware(message.hardware),
+        engines=of_engines(message.engines),
+        models=of_model_files(message.models),
+        replicas=tuple(of_replica(report) for report in message.replicas),
+        features=tuple(message.features),
+    )
+
+
+def welcome_message(welcome: Welcome) -> node_pb2.Welcome:
+    return node_pb2.Welcome(
+        protocol=welcome.protocol,
+        epoch=welcome.epoch,
+        lease_id=welcome.lease_id,
+        lease_ms=round(welcome.lease_s * 1000),
+        heartbeat_ms=round(welcome.heartbeat_s * 1000),
+        version=welcome.version,
+        features=list(welcome.features),
+    )
+
+
+def of_welcome(message: node_pb2.Welcome) -> Welcome:
+    return Welcome(
+        protocol=message.protocol,
+        epoch=message.epoch,
+        lease_id=message.lease_id,
+        lease_s=message.lease_ms / 1000,
+        heartbeat_s=message.heartbeat_ms / 1000,
+        version=message.version,
+        features=tuple(message.features),
+    )
+
+
+def heartbeat_message(beat: Heartbeat) -> node_pb2.Heartbeat:
+    return node_pb2.Heartbeat(
+        sequence=beat.sequence,
+        uptime_s=beat.uptime_s,
+        ram_available_bytes=beat.ram_available_bytes,
+        gpu_free_bytes=list(beat.gpu_free_bytes),
+        running=beat.running,
+        tokens_total=beat.tokens_total,
+        cpu_percent=beat.cpu_percent,
+    )
+
+
+def of_heartbeat(message: node_pb2.Heartbeat) -> Heartbeat:
+    has = message.HasField
+    return Heartbeat(
+        sequence=message.sequence,
+        uptime_s=message.uptime_s,
+        ram_available_bytes=message.ram_available_bytes if has("ram_available_bytes") else None,
+        gpu_free_bytes=tuple(message.gpu_free_bytes),
+        running=message.running,
+        tokens_total=message.tokens_total,
+        cpu_percent=message.cpu_percent if has("cpu_percent") else None,
+    )
+
+
+def usage_message(usage: Usage) -> common_pb2.Usage:
+    return common_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+    )
+
+
+def of_usage(message: common_pb2.Usage) -> Usage:
+    return Usage(
+        prompt_tokens=message.prompt_tokens,
+        completion_tokens=message.completion_tokens,
+        cached_tokens=message.cached_tokens,
+    )
+
+
+def timings_message(timings: Timings) -> common_pb2.Timings:
+    return common_pb2.Timings(
+        queue_s=timings.queue_s,
+        ttft_s=timings.ttft_s,
+        duration_s=timings.duration_s,
+        prefill_tokens_per_s=timings.prefill_tokens_per_s,
+        decode_tokens_per_s=timings.decode_tokens_per_s,
+    )
+
+
+def of_timings(message: common_pb2.Timings) -> Timings:
+    has = message.HasField
+    return Timings(
+        queue_s=message.queue_s,
+        ttft_s=message.ttft_s,
+        duration_s=message.duration_s,
+        prefill_tokens_per_s=message.prefill_tokens_per_s if has("prefill_tokens_per_s") else None,
+        decode_tokens_per_s=message.decode_tokens_per_s if has("decode_tokens_per_s") else None,
+    )
+
+
+def failure_message(error: ClusterError) -> common_pb2.Failure:
+    return common_pb2.Failure(
+        code=error.code,
+        message=error.message,
+        param=error.param or "",
+        retry_after_s=error.retry_after_s,
+    )
+
+
+def of_failure(message: common_pb2.Failure) -> ClusterError:
+    return error_of(
+        message.code,
+        message.message,
+        param=message.param or None,
+        retry_after_s=message.retry_after_s if message.HasField("retry_after_s") else None,
+    )

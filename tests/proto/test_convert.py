@@ -1,0 +1,249 @@
+"""Values survive the wire, and messages of another version do not hurt."""
+
+from __future__ import annotations
+
+from chorus_proto import common_pb2, coordinator_pb2, node_pb2
+from chorus_proto.cluster import Ask, AskFinished, Call, CallFinished, CallOutput, CallStarted, MemberAnswer
+from chorus_proto.convert import (
+    failure_message,
+    heartbeat_message,
+    hello_message,
+    of_dialect,
+    of_failure,
+    of_heartbeat,
+    of_hello,
+    of_replica,
+    of_welcome,
+    replica_message,
+    welcome_message,
+)
+from chorus_proto.convert_state import (
+    ask_finished_message,
+    ask_message,
+    finished_message,
+    of_ask,
+    of_ask_frame,
+    of_call_frame,
+    of_reassignment,
+    of_state,
+    of_submit,
+    reassignment_message,
+    reply_frame,
+    started_message,
+    state_message,
+    submit_message,
+)
+from chorus_proto.errors import ERROR_OF_CODE, ErrorCode, InternalError, QueueFull
+from chorus_proto.ids import InstanceId, ModelName, NodeId, RequestId
+from chorus_proto.values import (
+    AggregateStrategy,
+    Assignment,
+    ClusterState,
+    Dialect,
+    EngineKind,
+    Gpu,
+    Hardware,
+    Heartbeat,
+    Hello,
+    ModelFile,
+    ModelShape,
+    ModelSummary,
+    Node,
+    NodeState,
+    Reassignment,
+    Replica,
+    ReplicaReport,
+    ReplicaState,
+    RoutingStrategy,
+    Score,
+    Tier,
+    Timings,
+    Usage,
+    Welcome,
+)
+
+NODE = NodeId("4b8f9c1e-0000-4000-8000-000000000000")
+SHAPE = ModelShape(
+    architecture="llama",
+    layers=32,
+    embedding_length=4096,
+    heads=32,
+    kv_heads=8,
+    key_length=128,
+    value_length=128,
+    vocabulary=128256,
+    trained_context_tokens=131072,
+    parameters=8_030_000_000,
+    active_parameters=None,
+    sliding_window_tokens=512,
+    sliding_layers=0,
+)
+FILE = ModelFile(
+    name=ModelName("llama3.1:8b"), digest="sha256:ab", file_bytes=4_900_000_000, engine=EngineKind.OLLAMA, shape=SHAPE
+)
+HARDWARE = Hardware(
+    os="linux",
+    arch="x86_64",
+    cpu_model="EPYC",
+    physical_cores=2,
+    ram_bytes=24_000_000_000,
+    ram_available_bytes=0,
+    gpus=(Gpu(name="RTX 3060", vendor="nvidia", memory_bytes=12_000_000_000, memory_free_bytes=0), Gpu(name="?")),
+    memory_bandwidth_bytes_per_s=1.5e10,
+    fingerprint="f",
+)
+REPORT = ReplicaReport(
+    model=FILE.name,
+    state=ReplicaState.READY,
+    slots=4,
+    engine=EngineKind.LLAMA_SERVER,
+    resident_bytes=5,
+    progress=0.0,
+    context_tokens=4096,
+    load_s=1.5,
+)
+
+
+def test_an_introduction_survives_the_wire_with_unknown_staying_unknown() -> None:
+    hello = Hello(
+        node_id=NODE,
+        instance_id=InstanceId("i"),
+        name="attic",
+        version="1",
+        protocol_min=1,
+        protocol_max=2,
+        hardware=HARDWARE,
+        engines=(EngineKind.OLLAMA,),
+        models=(FILE,),
+        replicas=(REPORT,),
+        features=("x",),
+    )
+    raw = hello_message(hello).SerializeToString()
+    assert of_hello(node_pb2.Hello.FromString(raw)) == hello
+
+
+def test_heartbeat_welcome_and_replica_survive_the_wire() -> None:
+    beat = Heartbeat(sequence=3, uptime_s=1.5, ram_available_bytes=0, gpu_free_bytes=(1, 2), cpu_percent=None)
+    assert of_heartbeat(heartbeat_message(beat)) == beat
+    welcome = Welcome(protocol=1, epoch=7, lease_id="l", lease_s=10, heartbeat_s=1, version="1", features=("a",))
+    assert of_welcome(welcome_message(welcome)) == welcome
+    assert of_replica(replica_message(REPORT)) == REPORT
+
+
+def test_every_error_survives_the_wire_with_its_type_param_and_delay() -> None:
+    for code, kind in ERROR_OF_CODE.items():
+        back = of_failure(failure_message(kind("why", param="model", retry_after_s=2.5)))
+        assert type(back) is kind
+        assert (back.code, back.message, back.param, back.retry_after_s) == (code, "why", "model", 2.5)
+    assert of_failure(failure_message(QueueFull("full"))).retry_after_s is None
+
+
+def test_an_error_code_of_a_newer_version_becomes_an_internal_error() -> None:
+    error = of_failure(common_pb2.Failure(code="flux_capacitor_empty", message="no 1.21 GW"))
+    assert isinstance(error, InternalError)
+    assert "flux_capacitor_empty" in error.message
+    assert error.code is ErrorCode.INTERNAL
+
+
+def test_what_a_newer_peer_adds_is_left_out_not_fatal() -> None:
+    message = node_pb2.Hello(node_id="n", engines=["warp", "ollama"])
+    message.models.add(name="m", engine="warp")
+    hello = of_hello(message)
+    assert hello.engines == (EngineKind.OLLAMA,)
+    assert hello.models == ()
+    number = 99
+    assert of_dialect(common_pb2.Dialect.ValueType(number)) is None
+    future = node_pb2.ReplicaReport(model="m")
+    future.MergeFromString(bytes([0x10, 99]))
+    assert of_replica(future).state is ReplicaState.FAILED
+
+
+def test_an_older_agent_reads_a_frame_with_fields_it_does_not_know() -> None:
+    # Field 2000, length-delimited, as a newer coordinator may add it to any frame.
+    unknown = bytes([0x82, 0x7D, 3]) + b"new"
+    raw = node_pb2.CoordinatorFrame(cancel=node_pb2.Cancel(execution_id=5)).SerializeToString() + unknown
+    frame = node_pb2.CoordinatorFrame.FromString(raw)
+    assert frame.WhichOneof("kind") == "cancel"
+    assert node_pb2.CoordinatorFrame.FromString(unknown).WhichOneof("kind") is None
+
+
+def test_calls_and_asks_survive_the_wire() -> None:
+    call = Call(
+        request_id=RequestId("r"),
+        model=FILE.name,
+        dialect=Dialect.OPENAI_CHAT,
+        stream=True,
+        generation=b"{}",
+        prompt_tokens_estimate=5,
+        within_s=30,
+        queue_within_s=0,
+        affinity="me",
+        node="attic",
+        strategy=RoutingStrategy.STICKY,
+        max_tokens=0,
+    )
+    assert of_submit(coordinator_pb2.Submit.FromString(submit_message(call, 9).SerializeToString())) == call
+    ask = Ask(
+        request_id=RequestId("r"),
+        generation=b"{}",
+        prompt_tokens_estimate=1,
+        within_s=2.5,
+        strategy=AggregateStrategy.VOTE,
+        nodes=("a", "b"),
+        quorum=2,
+    )
+    assert of_ask(ask_message(ask, 9)) == ask
+
+
+def test_answers_survive_the_wire() -> None:
+    usage = Usage(prompt_tokens=1, completion_tokens=2, cached_tokens=3)
+    timings = Timings(ttft_s=0.5, duration_s=1, decode_tokens_per_s=3)
+    finished = CallFinished(finish_reason="stop", usage=usage, timings=timings, payload=b"end")
+    started = CallStarted(
+        node_id=NODE,
+        node_name="attic",
+        model=FILE.name,
+        attempt=2,
+        queued_s=0.5,
+        strategy=RoutingStrategy.RANDOM,
+    )
+    assert of_call_frame(coordinator_pb2.ReplyFrame(finished=finished_message(finished))) == finished
+    assert of_call_frame(coordinator_pb2.ReplyFrame(started=started_message(started))) == started
+    assert of_call_frame(reply_frame(1, b"x", 2)) == CallOutput(b"x", 2)
+    assert of_call_frame(coordinator_pb2.ReplyFrame(call_id=1)) is None
+    member = MemberAnswer(node_id=NODE, node_name="attic", model=FILE.name, text="hi", usage=usage)
+    asked = AskFinished(strategy=AggregateStrategy.FIRST, text="hi", members=(member,), seconds=1.0, agreement=1.0)
+    assert of_ask_frame(coordinator_pb2.ReplyFrame(ask_finished=ask_finished_message(asked))) == asked
+
+
+def test_the_state_of_the_cluster_survives_the_wire() -> None:
+    node = Node(
+        node_id=NODE,
+        name="attic",
+        client_id="client-attic-4b8f9c",
+        address="10.0.0.1:5",
+        state=NodeState.SUSPECT,
+        hardware=HARDWARE,
+        score=Score(score=81.5, comfortable_parameters=8.5e9, decode_tokens_per_s=11.0, limited_by="memory"),
+        engines=(EngineKind.OLLAMA,),
+        models=(FILE,),
+        replicas=(Replica(report=REPORT, slots_busy=1, decode_tokens_per_s=9.0),),
+        assigned_model=FILE.name,
+        assignment_reason="it fits",
+        heartbeat_age_s=0.5,
+        cpu_percent=0.0,
+    )
+    state = ClusterState(
+        version="1",
+        epoch=2,
+        uptime_s=3,
+        nodes=(node,),
+        models=(ModelSummary(name=FILE.name, tier=Tier.LARGE, ready_on=(NODE,), on_disk_at=(NODE,)),),
+        waiting=1,
+        draining=True,
+    )
+    assert of_state(coordinator_pb2.ClusterState.FromString(state_message(state).SerializeToString())) == state
+    reassignment = Reassignment(
+        assignments=(Assignment(node_id=NODE, node_name="attic", model=None, previous_model=FILE.name, reason="why"),)
+    )
+    assert of_reassignment(reassignment_message(reassignment)) == reassignment

@@ -1,0 +1,1 @@
+"""What tests share: fakes, real processes to talk to, waiting without sleeping."""
