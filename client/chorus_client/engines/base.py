@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from chorus_proto.generation import Generation, Piece
+from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
 
 Report = Callable[[float | None, str], None]
@@ -19,6 +21,16 @@ class LoadOptions:
 
     slots: int = 0
     context_tokens: int = 0
+
+
+class ModelFiles(Protocol):
+    """The model files on this node's disk; inventory.py finds them."""
+
+    def files(self) -> list[ModelFile]: ...
+
+    def path_of(self, name: ModelName) -> Path:
+        """Where the file lies. Raises ModelNotFound."""
+        ...
 
 
 class LoadedModel(Protocol):

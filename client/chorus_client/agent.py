@@ -1,0 +1,259 @@
+"""What an agent does with the coordinator's orders: loads models, runs generations, renders answers, reports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import msgspec
+
+from chorus_client.engines.base import LoadOptions
+from chorus_client.hardware import LiveReader
+from chorus_client.link import Uplink
+from chorus_client.pool import Pool
+from chorus_proto import PROTOCOL_MAX, PROTOCOL_MIN, __version__, node_pb2
+from chorus_proto.clock import Clock
+from chorus_proto.convert import of_dialect
+from chorus_proto.dialects.openai_answer import Renderer, renderer
+from chorus_proto.errors import (
+    ClusterError,
+    DeadlineExceeded,
+    EngineFailed,
+    InternalError,
+    InvalidRequest,
+    NodeLost,
+    Unsupported,
+)
+from chorus_proto.frames import StreamClosed, Window
+from chorus_proto.generation import Done, Generation
+from chorus_proto.ids import InstanceId, ModelName, NodeId, RequestId
+from chorus_proto.values import (
+    EngineKind,
+    Hardware,
+    Heartbeat,
+    Hello,
+    ModelFile,
+    ReplicaReport,
+    Timings,
+    Usage,
+    Welcome,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who this agent is."""
+
+    node_id: NodeId
+    instance_id: InstanceId
+    name: str
+
+
+@dataclass(slots=True)
+class _Execution:
+    task: asyncio.Task[None]
+    window: Window
+
+
+class Agent:
+    """Implements `Orders`. One instance lives as long as the process; links come and go."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        hardware: Hardware,
+        pool: Pool,
+        clock: Clock,
+        *,
+        readings: LiveReader,
+        fenced: Callable[[], bool],
+    ) -> None:
+        self._identity = identity
+        self._hardware = hardware
+        self._pool = pool
+        self._clock = clock
+        self._readings = readings
+        self._fenced = fenced
+        self._models: list[ModelFile] = []
+        self._engines: tuple[EngineKind, ...] = ()
+        self._uplink: Uplink | None = None
+        self._executions: dict[int, _Execution] = {}
+        self._began_s = clock.monotonic_s()
+        self._tokens_total = 0
+
+    async def prepare(self, engines: tuple[EngineKind, ...]) -> None:
+        """Look what can be loaded here; before the first link."""
+        self._engines = engines
+        self._models = await self._pool.inventory()
+
+    # Orders -------------------------------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        return Hello(
+            node_id=self._identity.node_id,
+            instance_id=self._identity.instance_id,
+            name=self._identity.name,
+            version=__version__,
+            protocol_min=PROTOCOL_MIN,
+            protocol_max=PROTOCOL_MAX,
+            hardware=self._hardware,
+            engines=self._engines,
+            models=tuple(self._models),
+            replicas=self._pool.reports(),
+        )
+
+    def linked(self, uplink: Uplink, welcome: Welcome) -> None:
+        log.info("linked as %s, coordinator %s, epoch %d", self._identity.name, welcome.version, welcome.epoch)
+        self._uplink = uplink
+
+    def unlinked(self) -> None:
+        """Nobody hears the answers of this link any more: stop working on them."""
+        self._uplink = None
+        for execution in self._executions.values():
+            execution.task.cancel()
+
+    async def beat(self, sequence: int) -> Heartbeat:
+        readings = await self._readings.read()
+        return Heartbeat(
+            sequence=sequence,
+            uptime_s=self._clock.monotonic_s() - self._began_s,
+            ram_available_bytes=readings.ram_available_bytes,
+            gpu_free_bytes=readings.gpu_free_bytes,
+            running=len(self._executions),
+            tokens_total=self._tokens_total,
+            cpu_percent=readings.cpu_percent,
+        )
+
+    def replica_changed(self, report: ReplicaReport) -> None:
+        """The pool tells; without a link the next Hello says it."""
+        if self._uplink is not None:
+            self._uplink.replica(report)
+
+    async def inventory_changed(self) -> None:
+        """Look again what can be loaded here, and tell the coordinator."""
+        self._models = await self._pool.inventory()
+        if self._uplink is not None:
+            self._uplink.inventory(self._models)
+
+    def load(self, order: node_pb2.LoadModel) -> None:
+        self._pool.load(
+            ModelName(order.model),
+            LoadOptions(slots=order.slots, context_tokens=order.context_tokens),
+        )
+
+    def unload(self, order: node_pb2.UnloadModel) -> None:
+        self._pool.unload(ModelName(order.model), drain_s=order.drain_ms / 1000)
+
+    def execute(self, order: node_pb2.Execute) -> None:
+        uplink = self._uplink
+        if uplink is None:
+            return
+        window = Window(order.window_bytes)
+        task = asyncio.create_task(self._execute(order, uplink, window), name=f"execute:{order.request_id}")
+        self._executions[order.execution_id] = _Execution(task, window)
+        task.add_done_callback(lambda _task: self._executions.pop(order.execution_id, None))
+
+    def cancel(self, execution_id: int) -> None:
+        execution = self._executions.get(execution_id)
+        if execution is not None:
+            execution.task.cancel()
+
+    def credit(self, execution_id: int, count_bytes: int) -> None:
+        execution = self._executions.get(execution_id)
+        if execution is not None:
+            execution.window.grant(count_bytes)
+
+    # One execution ------------------------------------------------------------------------------------------------
+
+    async def _execute(self, order: node_pb2.Execute, uplink: Uplink, window: Window) -> None:
+        try:
+            if self._fenced():
+                raise NodeLost("the lease of this node has run out")
+            async with asyncio.timeout(order.remaining_ms / 1000):
+                await self._generate(order, uplink, window)
+        except ClusterError as error:
+            uplink.failed(order.execution_id, error)
+        except TimeoutError:
+            uplink.failed(order.execution_id, DeadlineExceeded("the request's time was over on the node"))
+        except StreamClosed:
+            log.info("request %s: the link broke", order.request_id)
+        except Exception:
+            # The edge of one execution: a bug in it must end this request and nothing else.
+            log.exception("request %s broke", order.request_id)
+            uplink.failed(order.execution_id, InternalError("internal error on the node"))
+
+    async def _generate(self, order: node_pb2.Execute, uplink: Uplink, window: Window) -> None:
+        began_s = self._clock.monotonic_s()
+        first_s: float | None = None
+        generation, render = _read(order)
+        with self._pool.acquire(ModelName(order.model)) as loaded:
+            async with aclosing(loaded.generate(generation)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Done):
+                        now_s = self._clock.monotonic_s()
+                        uplink.finished(
+                            order.execution_id,
+                            piece.finish_reason,
+                            Usage(
+                                prompt_tokens=piece.prompt_tokens,
+                                completion_tokens=piece.completion_tokens,
+                                cached_tokens=piece.cached_tokens,
+                            ),
+                            _timings(piece, began_s, first_s, now_s),
+                            render.done(piece),
+                        )
+                        return
+                    if first_s is None:
+                        first_s = self._clock.monotonic_s()
+                    self._tokens_total += piece.tokens
+                    payload = render.delta(piece)
+                    if payload:
+                        uplink.output(order.execution_id, payload, piece.tokens)
+                        if not window.spend(len(payload)):
+                            await window.wait()
+        raise EngineFailed("the engine ended its answer without an end")
+
+    async def aclose(self) -> None:
+        tasks = [execution.task for execution in self._executions.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _read(order: node_pb2.Execute) -> tuple[Generation, Renderer]:
+    """Raises Unsupported for a dialect and InvalidRequest for a generation that this agent does not understand."""
+    dialect = of_dialect(order.dialect)
+    if dialect is None:
+        raise Unsupported(f"dialect {order.dialect} is unknown to this agent (Chorus {__version__}); upgrade it")
+    try:
+        generation = Generation.decoded(order.generation)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"this agent (Chorus {__version__}) cannot read the request: {error}") from None
+    render = renderer(
+        dialect,
+        stream=order.stream,
+        request_id=RequestId(order.request_id),
+        model=ModelName(order.model),
+        created_unix_s=order.created_unix_s,
+        include_usage=generation.include_usage,
+    )
+    return generation, render
+
+
+def _timings(done: Done, began_s: float, first_s: float | None, now_s: float) -> Timings:
+    ttft_s = (first_s if first_s is not None else now_s) - began_s
+    decode_s = now_s - first_s if first_s is not None else 0.0
+    decode = done.decode_tokens_per_s
+    if decode is None and done.completion_tokens > 1 and decode_s > 0:
+        decode = (done.completion_tokens - 1) / decode_s
+    return Timings(
+        ttft_s=ttft_s,
+        duration_s=now_s - began_s,
+        prefill_tokens_per_s=done.prefill_tokens_per_s,
+        decode_tokens_per_s=decode,
+    )

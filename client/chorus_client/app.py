@@ -1,0 +1,212 @@
+"""Put an agent together and run it: who it is, what the PC can do, its engines and models, its link."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from chorus_client.agent import Agent, Identity
+from chorus_client.engines.base import Engine, LoadedModel, LoadOptions
+from chorus_client.engines.llama_server import LlamaServerEngine
+from chorus_client.engines.ollama import OllamaEngine
+from chorus_client.engines.remote import RemoteEngine
+from chorus_client.engines.scripted import ScriptedEngine
+from chorus_client.hardware import LiveReader, probe, read_hardware_file
+from chorus_client.inventory import Inventory
+from chorus_client.link import AgentLink
+from chorus_client.microbench import BENCH_MODEL, measured
+from chorus_client.pool import Pool
+from chorus_client.settings import AgentSettings
+from chorus_proto.clock import Clock
+from chorus_proto.errors import EngineFailed, LoadFailed
+from chorus_proto.generation import Done, Generation
+from chorus_proto.ids import NodeId, new_instance_id, new_node_id
+from chorus_proto.settings import SettingsError
+from chorus_proto.sizing import DeviceKind
+from chorus_proto.values import EngineKind, Hardware, ReplicaReport
+
+log = logging.getLogger(__name__)
+
+NAME_LIMIT = 64
+
+
+class _NodeFile(msgspec.Struct):
+    """node.json: what makes this PC the same node after a restart."""
+
+    node_id: str
+
+
+async def run_agent(settings: AgentSettings, stop: asyncio.Event, clock: Clock) -> None:
+    """Run until `stop` is set. Raises SettingsError (wrong settings) and Refused (the coordinator will not have it)."""
+    name = agent_name(settings)
+    folder = agent_folder(settings.state_dir, name)
+    lock = FileLock(folder / "agent.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise SettingsError(
+            f"an agent called {name} already runs on the state folder {folder}; give this one another --name"
+        ) from None
+    try:
+        await _run(settings, name, folder, stop, clock)
+    finally:
+        lock.release()
+
+
+async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.Event, clock: Clock) -> None:
+    inventory = Inventory(settings.models_dirs, folder)
+    engines = build_engines(settings, inventory)
+    try:
+        await inventory.refresh()
+        hardware = await _hardware(settings, folder, inventory)
+        identity = Identity(node_id=node_id(folder), instance_id=new_instance_id(), name=name)
+        telling: list[Callable[[ReplicaReport], None]] = []
+
+        def tell(report: ReplicaReport) -> None:
+            for listener in telling:
+                listener(report)
+
+        on_gpu = settings.llama_server_path is not None and settings.gpu_layers > 0 and bool(hardware.gpus)
+        pool = Pool(engines, clock, tell, DeviceKind.DISCRETE_GPU if on_gpu else DeviceKind.CPU)
+        agent = Agent(identity, hardware, pool, clock, readings=LiveReader(hardware), fenced=lambda: link.fenced)
+        telling.append(agent.replica_changed)
+        link = AgentLink(
+            settings.join,
+            agent,
+            clock,
+            connect_within_s=settings.connect_within_s,
+            reconnect_max_s=settings.reconnect_max_s,
+            fence_after_s=settings.fence_after_s,
+        )
+        await agent.prepare(tuple(engines))
+        digesting = asyncio.create_task(_digest(inventory, agent), name="digest")
+        linking = asyncio.create_task(link.run(), name="link")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait((linking, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if linking.done():
+                linking.result()
+            await link.say_goodbye("the agent stops")
+        finally:
+            for task in (linking, stopping, digesting):
+                task.cancel()
+            await asyncio.gather(linking, stopping, digesting, return_exceptions=True)
+            await agent.aclose()
+            await pool.aclose()
+    finally:
+        for engine in engines.values():
+            await engine.aclose()
+
+
+async def _digest(inventory: Inventory, agent: Agent) -> None:
+    """Hash the model files beside the work, then tell: a first start must not wait for hundreds of gigabytes."""
+    await inventory.digest()
+    await agent.inventory_changed()
+
+
+def agent_name(settings: AgentSettings) -> str:
+    """The name people see. Raises SettingsError for one that cannot be a folder's or a terminal's."""
+    name = settings.name or socket.gethostname().split(".")[0] or "pc"
+    allowed = all(letter.isalnum() or letter in "-_." for letter in name)
+    if not allowed or name.startswith(".") or len(name) > NAME_LIMIT:
+        raise SettingsError(f"--name {name!r} must be 1 to {NAME_LIMIT} letters, digits, '-', '_' or '.'")
+    return name
+
+
+def agent_folder(state_dir: Path, name: str) -> Path:
+    """This agent's own folder, so that several agents of one PC can share a state folder. Raises SettingsError."""
+    folder = state_dir.expanduser() / "agents" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise SettingsError(
+            f"the state folder {folder} cannot be written ({error.strerror}); choose another with --state-dir"
+        ) from None
+    return folder
+
+
+def node_id(folder: Path) -> NodeId:
+    """The id kept in node.json, made at the first start. Raises SettingsError when the file is damaged."""
+    path = folder / "node.json"
+    try:
+        return NodeId(msgspec.json.decode(path.read_bytes(), type=_NodeFile).node_id)
+    except FileNotFoundError:
+        fresh = new_node_id()
+        draft = path.with_suffix(".new")
+        draft.write_bytes(msgspec.json.encode(_NodeFile(node_id=fresh)))
+        os.replace(draft, path)  # noqa: PTH105  # Path.replace is the same call, this says atomic
+        return fresh
+    except msgspec.DecodeError:
+        raise SettingsError(f"{path} is damaged; delete it and this PC joins as a new node") from None
+
+
+def build_engines(settings: AgentSettings, inventory: Inventory) -> dict[EngineKind, Engine]:
+    """The engines named in the settings. Raises SettingsError for a setting that one of them lacks."""
+    engines: dict[EngineKind, Engine] = {}
+    for kind in settings.engines:
+        if kind is EngineKind.LLAMA_SERVER:
+            engines[kind] = LlamaServerEngine(
+                inventory,
+                llama_server_path=settings.llama_server_path,
+                threads=settings.threads or None,
+                gpu_layers=settings.gpu_layers or None,
+            )
+        elif kind is EngineKind.OLLAMA:
+            engines[kind] = OllamaEngine(settings.ollama_url)
+        elif kind is EngineKind.REMOTE:
+            if not settings.remote_url:
+                raise SettingsError("the remote engine needs remote_url, the base URL of an OpenAI-compatible server")
+            engines[kind] = RemoteEngine(settings.remote_url, api_key=settings.remote_api_key or None)
+        else:
+            engines[kind] = ScriptedEngine(ttft_s=settings.scripted_ttft_s, tokens_per_s=settings.scripted_tokens_per_s)
+    return engines
+
+
+async def _hardware(settings: AgentSettings, folder: Path, inventory: Inventory) -> Hardware:
+    """Probe this PC, or read the file that stands in for it, and fill in what is measured."""
+    if settings.hardware is not None:
+        return read_hardware_file(settings.hardware)
+    hardware = await probe(folder)
+    if not settings.microbench:
+        return hardware
+
+    bench = _Bench(inventory)
+    try:
+        return await measured(hardware, folder / "microbench.json", bench.generate)
+    finally:
+        await bench.aclose()
+
+
+class _Bench:
+    """The benchmark's model in an engine of its own, with one thread; loaded only if something must be measured."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._engine = LlamaServerEngine(inventory, threads=1)
+        self._loaded: LoadedModel | None = None
+
+    async def generate(self, generation: Generation) -> Done:
+        """Raises ClusterError."""
+        if self._loaded is None:
+            file = next((file for file in await self._engine.inventory() if file.name == BENCH_MODEL), None)
+            if file is None:
+                raise LoadFailed(f"the bundled model {BENCH_MODEL} is missing")
+            options = LoadOptions(slots=1, context_tokens=1024)
+            self._loaded = await self._engine.load(file, options, lambda _progress, _detail: None)
+        async with aclosing(self._loaded.generate(generation)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Done):
+                    return piece
+        raise EngineFailed("the micro-benchmark got no answer")
+
+    async def aclose(self) -> None:
+        if self._loaded is not None:
+            await self._loaded.unload()
+        await self._engine.aclose()

@@ -1,0 +1,113 @@
+"""llama.cpp's HTTP server: the bundled `chorus-llama-server` or an external `llama-server`, one process per model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from chorus_client.engines.base import LoadOptions, ModelFiles, Report
+from chorus_client.engines.served_process import ServedModel, ServeLimits, ServeOrder, serve
+from chorus_client.process import own_python
+from chorus_proto.errors import EngineUnavailable, LoadFailed, ModelNotFound
+from chorus_proto.values import EngineKind, ModelFile
+
+DEFAULT_SLOTS = 4
+DEFAULT_CONTEXT_TOKENS = 4096
+
+
+def default_threads() -> int:
+    """One less than the physical cores this process may use, at least 1.
+
+    llama.cpp's threads wait for each other by spinning: with as many of them as busy cores the throughput collapsed
+    from 1,449 to 5 tokens/s (measured on 2 cores). The core left over is the agent's and the PC owner's. Decoding is
+    bound by memory, so hyper-threads add nothing.
+    """
+    physical = psutil.cpu_count(logical=False) or (os.cpu_count() or 2) // 2
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
+    return max(1, min(physical, allowed) - 1)
+
+
+class LlamaServerEngine:
+    """Runs GGUF files (`Engine`).
+
+    `llama_server_path`: an external binary, None for the bundled command. `threads`: engine threads of each loaded
+    model, None for `default_threads()`. `gpu_layers`: None leaves it to llama.cpp. `slots` and `context_tokens` (per
+    slot, at most what the model was trained for) apply where a load does not say.
+    """
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        *,
+        llama_server_path: Path | None = None,
+        threads: int | None = None,
+        gpu_layers: int | None = None,
+        slots: int = DEFAULT_SLOTS,
+        context_tokens: int = DEFAULT_CONTEXT_TOKENS,
+        limits: ServeLimits | None = None,
+    ) -> None:
+        self._files = files
+        self._external = llama_server_path
+        self._threads = threads or default_threads()
+        self._gpu_layers = gpu_layers
+        self._default_slots = slots
+        self._default_context_tokens = context_tokens
+        self._limits = limits or ServeLimits()
+
+    @property
+    def kind(self) -> EngineKind:
+        return EngineKind.LLAMA_SERVER
+
+    async def inventory(self) -> list[ModelFile]:
+        if self._external is not None and not os.access(self._external, os.X_OK):
+            raise EngineUnavailable(f"llama_server_path {self._external} is not a program that can be run")
+        return self._files.files()
+
+    async def load(self, model: ModelFile, options: LoadOptions, report: Report) -> ServedModel:
+        try:
+            path = self._files.path_of(model.name)
+        except ModelNotFound as error:
+            raise LoadFailed(f"{model.name} is not on this node: {error.message}") from None
+        slots = options.slots or self._default_slots
+        context_tokens = options.context_tokens or self._default_context_tokens
+        if model.shape is not None:
+            context_tokens = min(context_tokens, model.shape.trained_context_tokens)
+
+        def command(port: int, key_file: Path) -> Sequence[str]:
+            return self._command(
+                model, path, port=port, key_file=key_file, slots=slots, total_context_tokens=slots * context_tokens
+            )
+
+        order = ServeOrder(
+            command=command,
+            python_child=self._external is None,
+            model=model.name,
+            alias=model.name,
+            file_bytes=model.file_bytes,
+            slots=slots,
+            context_tokens=context_tokens,
+        )
+        return await serve(order, report, self._limits)
+
+    def _command(
+        self, model: ModelFile, path: Path, *, port: int, key_file: Path, slots: int, total_context_tokens: int
+    ) -> list[str]:
+        """llama-server's context size is for all slots together. No secret may stand here: argv is public."""
+        flags = ["--model", str(path), "--alias", model.name, "--host", "127.0.0.1", "--port", str(port)]
+        flags += ["--api-key-file", str(key_file), "--parallel", str(slots), "--ctx-size", str(total_context_tokens)]
+        flags += ["--threads", str(self._threads), "--threads-batch", str(self._threads)]
+        # Thoughts stay in the text, where the agent separates them for every engine alike.
+        flags += ["--slots", "--metrics", "--jinja", "--reasoning-format", "none", "--offline", "--no-webui"]
+        if self._gpu_layers is not None:
+            flags += ["--gpu-layers", str(self._gpu_layers)]
+        if model.embedding:
+            flags += ["--embedding"]
+        if self._external is not None:
+            return [str(self._external), *flags]
+        return own_python("chorus_client.llama_cpp_server", *flags)
+
+    async def aclose(self) -> None:
+        """Nothing to let go of: each loaded model has its own process and connections."""

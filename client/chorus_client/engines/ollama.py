@@ -1,0 +1,376 @@
+"""A running Ollama, by its own client library. The agent owns what is resident: models stay until it unloads them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+
+import httpx
+import msgspec
+import ollama
+
+from chorus_client.engines.base import LoadOptions, Report
+from chorus_proto.errors import (
+    ClusterError,
+    EngineFailed,
+    EngineUnavailable,
+    InsufficientMemory,
+    InvalidRequest,
+    LoadFailed,
+    UnsupportedParameter,
+)
+from chorus_proto.generation import Delta, Done, Generation, Piece
+from chorus_proto.ids import ModelName
+from chorus_proto.values import EngineKind, ModelFile
+
+DEFAULT_URL = "http://127.0.0.1:11434"
+_FOR_EVER = -1
+_NS = 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OllamaLimits:
+    """Seconds that Ollama may keep us waiting."""
+
+    connect_s: float = 3.0
+    silence_s: float = 600.0
+    """Between two pieces of one answer, the first included; Ollama may load meanwhile."""
+    short_answer_s: float = 10.0
+    load_s: float = 6 * 3600.0
+    unload_s: float = 30.0
+    probe_every_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullProgress:
+    """One step of a download; the counts are of the layer `digest`, None where Ollama does not tell."""
+
+    status: str
+    digest: str = ""
+    completed_bytes: int | None = None
+    total_bytes: int | None = None
+
+
+class OllamaEngine:
+    """One Ollama server (`Engine`). `slots`: Ollama does not tell its OLLAMA_NUM_PARALLEL, so it is a setting here.
+
+    Every request of a loaded model carries the same `num_ctx`: another one would make Ollama load the model anew.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        slots: int = 1,
+        context_tokens: int = 4096,
+        limits: OllamaLimits | None = None,
+    ) -> None:
+        self._url = url
+        self._limits = limits or OllamaLimits()
+        timeout = httpx.Timeout(self._limits.silence_s, connect=self._limits.connect_s)
+        # Proxies of the environment are for the internet, not for a server on this PC.
+        self._client = ollama.AsyncClient(host=url, timeout=timeout, trust_env=False, follow_redirects=False)
+        self._default_slots = slots
+        self._default_context_tokens = context_tokens
+
+    @property
+    def kind(self) -> EngineKind:
+        return EngineKind.OLLAMA
+
+    async def inventory(self) -> list[ModelFile]:
+        with _as_cluster_errors(self._url):
+            async with asyncio.timeout(self._limits.short_answer_s):
+                listed = await self._client.list()
+        return [
+            ModelFile(
+                name=ModelName(row.model),
+                file_bytes=int(row.size or 0),
+                engine=EngineKind.OLLAMA,
+                digest=row.digest or "",
+            )
+            for row in listed.models
+            if row.model
+        ]
+
+    async def load(self, model: ModelFile, options: LoadOptions, report: Report) -> OllamaModel:
+        if model.name not in [file.name for file in await self.inventory()]:
+            raise LoadFailed(f"Ollama at {self._url} has no model {model.name}")
+        loaded = OllamaModel(
+            self._client,
+            model.name,
+            url=self._url,
+            slots=options.slots or self._default_slots,
+            context_tokens=options.context_tokens or self._default_context_tokens,
+            limits=self._limits,
+        )
+        report(None, f"Ollama loads {model.name}")
+        try:
+            await loaded.make_resident()
+        except (InvalidRequest, EngineFailed) as error:
+            if "memory" in error.message.lower():
+                raise InsufficientMemory(f"{model.name}: {error.message}") from None
+            raise LoadFailed(f"{model.name}: {error.message}") from None
+        report(1.0, "ready")
+        return loaded
+
+    async def pull(self, name: ModelName) -> AsyncGenerator[PullProgress, None]:
+        """Fetch a model; closing the generator stops the download. Raises EngineUnavailable, EngineFailed."""
+        with _as_cluster_errors(self._url):
+            steps = await self._client.pull(name, stream=True)
+            async with _closing(steps):
+                async for step in steps:
+                    yield PullProgress(
+                        status=step.status or "",
+                        digest=step.digest or "",
+                        completed_bytes=step.completed,
+                        total_bytes=step.total,
+                    )
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+
+class OllamaModel:
+    """A model that Ollama keeps resident for us (`LoadedModel`)."""
+
+    def __init__(
+        self,
+        client: ollama.AsyncClient,
+        name: ModelName,
+        *,
+        url: str,
+        slots: int,
+        context_tokens: int,
+        limits: OllamaLimits,
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._url = url
+        self._slots = slots
+        self._context_tokens = context_tokens
+        self._limits = limits
+        self._unloaded = asyncio.Event()
+        self._unloading = asyncio.Lock()
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    @property
+    def context_tokens(self) -> int:
+        return self._context_tokens
+
+    async def make_resident(self) -> None:
+        """A generation without a prompt only loads (Ollama's API, "Load a model")."""
+        with _as_cluster_errors(self._url):
+            async with asyncio.timeout(self._limits.load_s):
+                await self._client.generate(
+                    self._name, "", options={"num_ctx": self._context_tokens}, keep_alive=_FOR_EVER
+                )
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+        if self._unloaded.is_set():
+            raise EngineFailed(f"{self._name} was unloaded")
+        options = self._options(generation)
+        answer_format = _format_of(generation)
+        logprobs = None if generation.logprobs is None else True
+        count = 0
+        with _as_cluster_errors(self._url):
+            if generation.messages is not None:
+                messages = [ollama.Message(role=m.role, content=m.content) for m in generation.messages]
+                parts: AsyncIterator[ollama.ChatResponse | ollama.GenerateResponse] = await self._client.chat(  # pyright: ignore[reportUnknownMemberType] - its `tools` are untyped
+                    self._name,
+                    messages,
+                    stream=True,
+                    options=options,
+                    format=answer_format,
+                    logprobs=logprobs,
+                    top_logprobs=generation.logprobs or None,
+                    keep_alive=_FOR_EVER,
+                )
+            elif generation.prompt is not None:
+                parts = await self._client.generate(
+                    self._name,
+                    generation.prompt,
+                    stream=True,
+                    raw=True,
+                    options=options,
+                    format=answer_format,
+                    logprobs=logprobs,
+                    top_logprobs=generation.logprobs or None,
+                    keep_alive=_FOR_EVER,
+                )
+            else:
+                raise InvalidRequest("neither messages nor a prompt was given", param="messages")
+            thinking = False
+            async with _closing(parts):
+                async for part in parts:
+                    text, thought = _said(part)
+                    # Thoughts are marked in the text as most models write them themselves.
+                    if text and (thought or thinking):
+                        text = "</think>" + text
+                    if thought:
+                        text = ("" if thinking else "<think>") + thought + text
+                    thinking = (thinking or bool(thought)) and "</think>" not in text
+                    if text:
+                        count += 1
+                        yield Delta(text, 1, _logprobs(part) if part.logprobs else None)
+                    if part.done:
+                        yield _done(part, count)
+                        return
+        raise EngineFailed(f"Ollama ended the answer of {self._name} without its last line")
+
+    def _options(self, generation: Generation) -> dict[str, object]:
+        for field in ("logit_bias", "ignore_end"):
+            if getattr(generation, field):
+                raise UnsupportedParameter(f"Ollama has no {field}", param=field)
+        if any(message.name for message in generation.messages or ()):
+            raise UnsupportedParameter("Ollama's messages have no name", param="messages.name")
+        wanted: dict[str, object | None] = {
+            "num_ctx": self._context_tokens,
+            "num_predict": generation.max_tokens,
+            "temperature": generation.temperature,
+            "top_p": generation.top_p,
+            "stop": list(generation.stop) or None,
+            "seed": generation.seed,
+            "presence_penalty": generation.presence_penalty,
+            "frequency_penalty": generation.frequency_penalty,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    async def resident_bytes(self) -> int | None:
+        """What Ollama says the model holds, in RAM and VRAM together."""
+        with _as_cluster_errors(self._url):
+            async with asyncio.timeout(self._limits.short_answer_s):
+                running = await self._client.ps()
+        return next((int(row.size) for row in running.models if row.model == self._name and row.size), None)
+
+    async def wait_closed(self) -> str:
+        """Nobody tells us when Ollama ends, so it is asked now and then. A model it dropped is loaded by the next
+        request, so only Ollama's own end counts."""
+        misses = 0
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.probe_every_s):
+                    await self._unloaded.wait()
+                return f"{self._name} was unloaded"
+            except TimeoutError:
+                pass
+            try:
+                await self.resident_bytes()
+                misses = 0
+            except ClusterError as error:
+                misses += 1
+                if misses >= 2:
+                    return error.message
+
+    async def unload(self) -> None:
+        async with self._unloading:
+            if self._unloaded.is_set():
+                return
+            self._unloaded.set()
+            # An Ollama that is gone holds nothing any more.
+            with contextlib.suppress(EngineUnavailable), _as_cluster_errors(self._url):
+                async with asyncio.timeout(self._limits.unload_s):
+                    await self._client.generate(self._name, "", keep_alive=0)
+                    # Ollama frees the memory in the background and tells nobody when it has.
+                    while any(row.model == self._name for row in (await self._client.ps()).models):  # noqa: ASYNC110 - no event exists
+                        await asyncio.sleep(0.05)
+
+
+def _said(part: ollama.ChatResponse | ollama.GenerateResponse) -> tuple[str, str]:
+    """Answer and thought of one line."""
+    if isinstance(part, ollama.ChatResponse):
+        return part.message.content or "", part.message.thinking or ""
+    return part.response or "", part.thinking or ""
+
+
+@contextlib.asynccontextmanager
+async def _closing(parts: AsyncIterator[object]) -> AsyncGenerator[None, None]:
+    """Close the library's stream, and with it the connection, which makes Ollama stop."""
+    try:
+        yield
+    finally:
+        if isinstance(parts, AsyncGenerator):
+            await parts.aclose()
+
+
+@contextlib.contextmanager
+def _as_cluster_errors(url: str):
+    try:
+        yield
+    except ollama.ResponseError as error:
+        raise _error_of(error) from None
+    except (ConnectionError, httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise EngineUnavailable(f"Ollama at {url} cannot be reached: {error}") from None
+    except (httpx.HTTPError, TimeoutError, ValueError) as error:
+        # ValueError: an answer that is no JSON or lacks fields (pydantic).
+        raise EngineFailed(f"Ollama broke off: {str(error)[:300] or type(error).__name__}") from None
+
+
+def _error_of(error: ollama.ResponseError) -> ClusterError:
+    words = f"Ollama refused: {error.error[:500]}"
+    if error.status_code in (400, 413, 422):
+        return InvalidRequest(words)
+    if error.status_code in (429, 503):
+        return EngineUnavailable(words)
+    return EngineFailed(words)
+
+
+class _ResponseFormat(msgspec.Struct):
+    class _Schema(msgspec.Struct):
+        schema: dict[str, object] = {}
+
+    type: str = "text"
+    json_schema: _Schema | None = None
+
+
+def _format_of(generation: Generation) -> dict[str, object] | Literal["json"] | None:
+    if generation.response_format is None:
+        return None
+    wanted = msgspec.json.decode(generation.response_format, type=_ResponseFormat)
+    if wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return "json"
+    if wanted.type == "json_schema" and wanted.json_schema is not None:
+        return wanted.json_schema.schema
+    raise UnsupportedParameter(f"Ollama has no response_format {wanted.type!r}", param="response_format")
+
+
+class _Alternative(msgspec.Struct):
+    token: str
+    logprob: float
+
+    def row(self) -> dict[str, object]:
+        return {"token": self.token, "logprob": self.logprob, "bytes": list(self.token.encode())}
+
+
+class _Token(_Alternative):
+    top_logprobs: list[_Alternative] | None = None
+
+
+class _Tokens(msgspec.Struct):
+    logprobs: list[_Token]
+
+
+def _logprobs(part: ollama.ChatResponse | ollama.GenerateResponse) -> bytes:
+    """OpenAI's shape of what Ollama tells."""
+    tokens = msgspec.json.decode(part.model_dump_json(include={"logprobs"}), type=_Tokens).logprobs
+    content = [token.row() | {"top_logprobs": [t.row() for t in token.top_logprobs or ()]} for token in tokens]
+    return msgspec.json.encode({"content": content})
+
+
+def _done(part: ollama.ChatResponse | ollama.GenerateResponse, deltas: int) -> Done:
+    prompt, answer = part.prompt_eval_count or 0, part.eval_count
+    prompt_s, answer_s = (part.prompt_eval_duration or 0) / _NS, (part.eval_duration or 0) / _NS
+    return Done(
+        finish_reason=part.done_reason or "stop",
+        prompt_tokens=prompt,
+        completion_tokens=deltas if answer is None else answer,
+        prefill_tokens_per_s=prompt / prompt_s if prompt > 1 and prompt_s > 0 else None,
+        decode_tokens_per_s=answer / answer_s if answer and answer > 1 and answer_s > 0 else None,
+    )

@@ -1,0 +1,188 @@
+"""The models loaded on this PC: loads once however many ask, tells every change, counts who uses what."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from chorus_client.engines.base import Engine, LoadedModel, LoadOptions
+from chorus_proto.clock import Clock
+from chorus_proto.errors import ClusterError, LoadFailed, ModelNotFound
+from chorus_proto.ids import ModelName
+from chorus_proto.sizing import DeviceKind, LoadShape, estimate
+from chorus_proto.values import EngineKind, ModelFile, ReplicaReport, ReplicaState
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[ReplicaReport], None]
+
+
+@dataclass(slots=True)
+class _Entry:
+    report: ReplicaReport
+    loaded: LoadedModel | None = None
+    running: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    work: asyncio.Task[None] | None = None
+
+
+class Pool:
+    """Owns every loaded model of this agent. `tell` hears each change of a replica's state."""
+
+    def __init__(self, engines: Mapping[EngineKind, Engine], clock: Clock, tell: Tell, device: DeviceKind) -> None:
+        self._engines = engines
+        self._clock = clock
+        self._tell = tell
+        self._device = device
+        self._entries: dict[ModelName, _Entry] = {}
+        self._files: dict[ModelName, ModelFile] = {}
+
+    async def inventory(self) -> list[ModelFile]:
+        """Every model that an engine here could load; the first engine that has a name keeps it."""
+        files: dict[ModelName, ModelFile] = {}
+        for engine in self._engines.values():
+            try:
+                for file in await engine.inventory():
+                    files.setdefault(file.name, file)
+            except ClusterError as error:
+                log.warning("engine %s: %s", engine.kind, error.message)
+        self._files = files
+        return list(files.values())
+
+    def reports(self) -> tuple[ReplicaReport, ...]:
+        return tuple(entry.report for entry in self._entries.values())
+
+    def load(self, model: ModelName, options: LoadOptions) -> None:
+        """Start loading, unless the model is here or on its way. The outcome is told."""
+        entry = self._entries.get(model)
+        if entry is not None and entry.report.state is not ReplicaState.FAILED:
+            self._tell(entry.report)
+            return
+        report = ReplicaReport(model=model, state=ReplicaState.LOADING, slots=options.slots)
+        entry = _Entry(report)
+        self._entries[model] = entry
+        self._tell(report)
+        entry.work = asyncio.create_task(self._load(entry, options), name=f"load:{model}")
+
+    async def _load(self, entry: _Entry, options: LoadOptions) -> None:
+        model = entry.report.model
+        began_s = self._clock.monotonic_s()
+        try:
+            file = self._files.get(model)
+            if file is None:
+                raise ModelNotFound(f"model {model} is not on this PC")
+            options = _bounded(options, file)
+            entry.report = replace(entry.report, engine=file.engine, predicted_bytes=self._predicted(file, options))
+
+            def progress(done: float | None, detail: str) -> None:
+                self._change(entry, progress=done, detail=detail)
+
+            loaded = await self._engines[file.engine].load(file, options, progress)
+        except ClusterError as error:
+            self._change(entry, state=ReplicaState.FAILED, detail=error.message, progress=None)
+            return
+        except Exception as error:
+            # The supervisor of loads: whatever an engine's code does wrong, the agent lives and says so.
+            log.exception("loading %s broke", model)
+            self._change(entry, state=ReplicaState.FAILED, detail=f"internal error: {error!r}", progress=None)
+            return
+        entry.loaded = loaded
+        entry.idle.set()
+        self._change(
+            entry,
+            state=ReplicaState.READY,
+            slots=loaded.slots,
+            context_tokens=loaded.context_tokens,
+            resident_bytes=await loaded.resident_bytes(),
+            load_s=self._clock.monotonic_s() - began_s,
+            progress=None,
+            detail="",
+        )
+        entry.work = asyncio.create_task(self._watch(entry, loaded), name=f"watch:{model}")
+
+    def _predicted(self, file: ModelFile, options: LoadOptions) -> int | None:
+        """What `sizing` says the load will need; None for a model that runs elsewhere or is of unknown shape."""
+        if file.shape is None:
+            return None
+        load = LoadShape(context_tokens=options.context_tokens, slots=options.slots)
+        return estimate(file.shape, file.file_bytes, load, self._device).total_bytes
+
+    async def _watch(self, entry: _Entry, loaded: LoadedModel) -> None:
+        """Report the death of an engine."""
+        reason = await loaded.wait_closed()
+        if entry.report.state is ReplicaState.READY:
+            log.warning("%s stopped: %s", entry.report.model, reason)
+            entry.loaded = None
+            self._change(entry, state=ReplicaState.FAILED, detail=reason)
+            await loaded.unload()
+
+    def _change(self, entry: _Entry, **changes: object) -> None:
+        entry.report = replace(entry.report, **changes)  # pyright: ignore[reportArgumentType]  # named fields, checked by replace
+        self._tell(entry.report)
+
+    def acquire(self, model: ModelName) -> Lease:
+        """Use a loaded model; `async with` the result. Raises LoadFailed when it is not loaded."""
+        entry = self._entries.get(model)
+        if entry is None or entry.loaded is None or entry.report.state is not ReplicaState.READY:
+            state = "not loaded" if entry is None else entry.report.state.value
+            raise LoadFailed(f"model {model} is {state} on this PC")
+        return Lease(entry, entry.loaded)
+
+    def unload(self, model: ModelName, *, drain_s: float) -> None:
+        """Free a model once its running generations have ended, or after `drain_s` at the latest. The end is told."""
+        entry = self._entries.get(model)
+        if entry is None or entry.report.state in (ReplicaState.UNLOADING, ReplicaState.LOADING):
+            return
+        self._change(entry, state=ReplicaState.UNLOADING)
+        entry.work = asyncio.create_task(self._unload(entry, drain_s), name=f"unload:{model}")
+
+    async def _unload(self, entry: _Entry, drain_s: float) -> None:
+        try:
+            async with asyncio.timeout(drain_s):
+                await entry.idle.wait()
+        except TimeoutError:
+            log.warning("%s is unloaded while %d generations run", entry.report.model, entry.running)
+        if entry.loaded is not None:
+            await entry.loaded.unload()
+        del self._entries[entry.report.model]
+        self._change(entry, state=ReplicaState.GONE)
+
+    async def aclose(self) -> None:
+        """Stop everything at once; for the end of the agent."""
+        for entry in self._entries.values():
+            if entry.work is not None:
+                entry.work.cancel()
+                await asyncio.gather(entry.work, return_exceptions=True)
+            if entry.loaded is not None:
+                await entry.loaded.unload()
+        self._entries.clear()
+        for engine in self._engines.values():
+            await engine.aclose()
+
+
+def _bounded(options: LoadOptions, file: ModelFile) -> LoadOptions:
+    """A model cannot use more context than it was trained for; memory for it would be wasted."""
+    trained = None if file.shape is None else file.shape.trained_context_tokens
+    if not trained or options.context_tokens <= trained:
+        return options
+    return replace(options, context_tokens=trained)
+
+
+class Lease:
+    """One generation's hold on a loaded model; an unload waits for it."""
+
+    def __init__(self, entry: _Entry, loaded: LoadedModel) -> None:
+        self._entry = entry
+        self.loaded = loaded
+
+    def __enter__(self) -> LoadedModel:
+        self._entry.running += 1
+        self._entry.idle.clear()
+        return self.loaded
+
+    def __exit__(self, *_: object) -> None:
+        self._entry.running -= 1
+        if self._entry.running == 0:
+            self._entry.idle.set()

@@ -1,0 +1,35 @@
+"""What can be set on an agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from chorus_proto.settings import setting
+from chorus_proto.values import EngineKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """Defaults suit a PC that somebody also works on; units are in the names."""
+
+    join: str = setting("127.0.0.1:50051", "HOST:PORT of the coordinator")
+    name: str = setting("", "what people call this PC; its host name when empty")
+    hardware: Path | None = setting(None, "file that stands in for the hardware probe, to play another PC")
+    state_dir: Path = setting(Path("~/.chorus"), "folder of everything that survives a restart")
+    engines: tuple[EngineKind, ...] = setting((EngineKind.LLAMA_SERVER,), "engines to use")
+    models_dirs: tuple[Path, ...] = setting((), "folders with your own .gguf files")
+    llama_server_path: Path | None = setting(None, "an external llama-server to use instead of the bundled engine")
+    threads: int = setting(0, "CPU threads of an engine; 0 chooses by cores", minimum=0, maximum=1024)
+    gpu_layers: int = setting(0, "layers to put on the GPU (external llama-server)", minimum=0)
+    load_within_s: float = setting(300.0, "longest time a model may take to load", minimum=1)
+    stop_within_s: float = setting(10.0, "an engine may take this long to stop before it is killed", minimum=0.1)
+    connect_within_s: float = setting(3.0, "longest wait for a connection to the coordinator or an engine", minimum=0.1)
+    reconnect_max_s: float = setting(2.0, "longest pause between two tries to reach the coordinator", minimum=0.1)
+    fence_after_s: float = setting(30.0, "without the coordinator for this long, running work is dropped", minimum=1)
+    ollama_url: str = setting("http://127.0.0.1:11434", "where Ollama runs, for the ollama engine")
+    remote_url: str = setting("", "base URL of an OpenAI-compatible server, for the remote engine")
+    remote_api_key: str = setting("", "its key", secret=True)
+    scripted_tokens_per_s: float = setting(0.0, "speed of the scripted engine per stream; 0 is full speed", minimum=0)
+    scripted_ttft_s: float = setting(0.0, "time to the scripted engine's first token", minimum=0)
+    microbench: bool = setting(True, "measure this PC once, so that its score is real")

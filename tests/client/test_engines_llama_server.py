@@ -1,0 +1,154 @@
+"""The llama_server engine on the bundled command and a real model, with one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from chorus_client.engines.base import LoadOptions
+from chorus_client.engines.llama_server import LlamaServerEngine, default_threads
+from chorus_client.engines.served_process import ServedModel
+from chorus_proto.errors import ContextLengthExceeded, InvalidRequest, LoadFailed
+from chorus_proto.generation import Generation
+from tests.client.engine_contract import EngineContract, Subject, answered, ask, silent
+from tests.support.engines import OneFile, busy_slots_of, kill_served
+
+OPTIONS = LoadOptions(slots=2, context_tokens=1024)
+
+
+class TestContract(EngineContract):
+    @contextlib.asynccontextmanager
+    async def subject(self) -> AsyncGenerator[Subject, None]:
+        files = OneFile()
+        yield Subject(
+            engine=LlamaServerEngine(files, threads=1),
+            model=files.files()[0],
+            answer="The capital of France is Paris.",
+            stop="France",
+            long_prompt="The",
+            kill=kill_served,
+            busy_slots=busy_slots_of,
+        )
+
+
+@contextlib.asynccontextmanager
+async def tiny(engine: LlamaServerEngine | None = None) -> AsyncGenerator[ServedModel, None]:
+    engine = engine or LlamaServerEngine(OneFile(), threads=1)
+    model = await engine.load(OneFile().files()[0], OPTIONS, silent)
+    try:
+        yield model
+    finally:
+        await model.unload()
+
+
+def test_a_prompt_over_the_context_is_refused_with_both_numbers() -> None:
+    async def check() -> None:
+        async with tiny() as model:
+            with pytest.raises(ContextLengthExceeded, match=r"\d{4} tokens.* 1024 tokens"):
+                await answered(model, Generation(prompt="word " * 3000))
+            assert (await answered(model, ask()))[0] == "The capital of France is Paris."
+
+    asyncio.run(check())
+
+
+def test_a_field_that_the_engine_refuses_is_named() -> None:
+    async def check() -> None:
+        async with tiny() as model:
+            with pytest.raises(InvalidRequest) as caught:
+                await answered(model, ask(max_tokens=-5))
+            assert caught.value.param == "max_tokens"
+
+    asyncio.run(check())
+
+
+def test_log_probabilities_come_with_their_tokens() -> None:
+    async def check() -> None:
+        async with tiny() as model:
+            pieces = [piece async for piece in model.generate(ask(logprobs=2, max_tokens=2))]
+            assert b'"top_logprobs"' in (getattr(pieces[0], "logprobs", None) or b"")
+
+    asyncio.run(check())
+
+
+def test_a_response_format_shapes_the_answer() -> None:
+    async def check() -> None:
+        async with tiny() as model:
+            text, _ = await answered(model, ask(response_format='{"type": "json_object"}', max_tokens=60))
+            assert text.lstrip().startswith("{")
+
+    asyncio.run(check())
+
+
+def test_the_load_reports_that_it_is_ready_and_the_memory_is_measured() -> None:
+    async def check() -> None:
+        heard: list[float | None] = []
+        model = await LlamaServerEngine(OneFile(), threads=1).load(
+            OneFile().files()[0], OPTIONS, lambda share, _words: heard.append(share)
+        )
+        try:
+            assert heard[-1] == 1.0
+            resident = await model.resident_bytes()
+            assert resident is not None
+            assert 5 << 20 < resident < 1 << 30
+        finally:
+            await model.unload()
+        assert await model.resident_bytes() is None
+
+    asyncio.run(check())
+
+
+def test_the_api_key_stands_in_no_command_line_and_its_file_is_gone() -> None:
+    async def check() -> None:
+        async with tiny() as model:
+            argv = psutil.Process(model.pid).cmdline()
+            key_file = Path(argv[argv.index("--api-key-file") + 1])
+            assert not await asyncio.to_thread(key_file.exists)
+            assert "--api-key" not in argv
+
+    asyncio.run(check())
+
+
+def test_a_damaged_file_is_a_load_failure_with_the_engines_last_words(tmp_path: Path) -> None:
+    damaged = tmp_path / "cut.gguf"
+    damaged.write_bytes(b"GGUF\x03\x00\x00\x00 cut short")
+    files = OneFile(damaged)
+
+    async def check() -> None:
+        with pytest.raises(LoadFailed, match="last words"):
+            await LlamaServerEngine(files, threads=1).load(files.files()[0], OPTIONS, silent)
+
+    asyncio.run(check())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for the external binary")
+def test_an_external_binary_is_driven_with_the_same_flags(tmp_path: Path) -> None:
+    """The external path is the bundled server here, started through a script as a foreign program would be."""
+    program = tmp_path / "llama-server"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m chorus_client.llama_cpp_server "$@"\n')
+    program.chmod(0o755)
+
+    async def check() -> None:
+        async with tiny(LlamaServerEngine(OneFile(), llama_server_path=program, threads=1)) as model:
+            assert (await answered(model, ask()))[0] == "The capital of France is Paris."
+
+    asyncio.run(check())
+
+
+def test_an_external_binary_that_cannot_run_is_a_load_failure(tmp_path: Path) -> None:
+    async def check() -> None:
+        engine = LlamaServerEngine(OneFile(), llama_server_path=tmp_path / "nothing", threads=1)
+        with pytest.raises(LoadFailed, match="nothing"):
+            await engine.load(OneFile().files()[0], OPTIONS, silent)
+
+    asyncio.run(check())
+
+
+def test_the_default_leaves_a_core_free() -> None:
+    cores = psutil.cpu_count() or 1
+    assert 1 <= default_threads() <= max(1, cores - 1)

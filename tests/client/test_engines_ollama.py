@@ -1,0 +1,109 @@
+"""The ollama engine: the real client library against a stand-in for Ollama's server with a real llama.cpp behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from chorus_client.engines.base import LoadedModel, LoadOptions
+from chorus_client.engines.ollama import OllamaEngine, OllamaLimits, OllamaModel
+from chorus_proto.errors import EngineFailed, EngineUnavailable, UnsupportedParameter
+from chorus_proto.generation import Generation
+from chorus_proto.ids import ModelName
+from chorus_proto.values import EngineKind, ModelFile
+from tests.client.engine_contract import EngineContract, Subject, answered, ask, silent
+from tests.support.engines import TINY_PATH
+from tests.support.ollama_stand_in import OllamaStandIn
+
+NAME = ModelName("demo-tiny:latest")
+MODEL = ModelFile(name=NAME, file_bytes=TINY_PATH.stat().st_size, engine=EngineKind.OLLAMA)
+OPTIONS = LoadOptions(slots=2, context_tokens=1024)
+LIMITS = OllamaLimits(probe_every_s=0.1)
+
+
+class TestContract(EngineContract):
+    @contextlib.asynccontextmanager
+    async def subject(self) -> AsyncGenerator[Subject, None]:
+        async with OllamaStandIn({NAME: TINY_PATH}) as server:
+
+            async def kill(_model: LoadedModel) -> None:
+                await server.end()
+
+            async def busy_slots(_model: LoadedModel) -> int:
+                return await server.busy_slots()
+
+            engine = OllamaEngine(server.url, limits=LIMITS)
+            try:
+                yield Subject(
+                    engine=engine,
+                    model=MODEL,
+                    answer="The capital of France is Paris.",
+                    stop="France",
+                    long_prompt="The",
+                    kill=kill,
+                    busy_slots=busy_slots,
+                    ignores_end=False,
+                    options=OPTIONS,
+                )
+            finally:
+                await engine.aclose()
+
+
+@contextlib.asynccontextmanager
+async def tiny() -> AsyncGenerator[tuple[OllamaStandIn, OllamaEngine, OllamaModel], None]:
+    async with OllamaStandIn({NAME: TINY_PATH}) as server:
+        engine = OllamaEngine(server.url, limits=LIMITS)
+        try:
+            yield server, engine, await engine.load(MODEL, OPTIONS, silent)
+        finally:
+            await engine.aclose()
+
+
+def test_a_loaded_model_is_loaded_once_and_its_memory_is_told() -> None:
+    async def check() -> None:
+        async with tiny() as (server, _, model):
+            assert (await model.resident_bytes() or 0) > 5 << 20
+            await answered(model, ask())
+            await answered(model, Generation(prompt="The", max_tokens=2))
+            assert server.loads == 1
+            await model.unload()
+            assert server.loaded == {}
+
+    asyncio.run(check())
+
+
+def test_fields_that_ollama_cannot_do_are_named() -> None:
+    async def check() -> None:
+        async with tiny() as (_, _, model):
+            for field, generation in (("logit_bias", ask(logit_bias={"5": 1.0})), ("ignore_end", ask(ignore_end=True))):
+                with pytest.raises(UnsupportedParameter) as caught:
+                    await answered(model, generation)
+                assert caught.value.param == field
+
+    asyncio.run(check())
+
+
+def test_a_pull_tells_its_progress_in_bytes() -> None:
+    async def check() -> None:
+        async with tiny() as (_, engine, _):
+            steps = [step async for step in engine.pull(NAME)]
+            assert steps[-1].status == "success"
+            assert steps[-2].completed_bytes == steps[-2].total_bytes == MODEL.file_bytes
+            with pytest.raises(EngineFailed, match="does not exist"):
+                async for _ in engine.pull(ModelName("nothing")):
+                    pass
+
+    asyncio.run(check())
+
+
+def test_an_ollama_that_is_not_there_is_unavailable() -> None:
+    async def check() -> None:
+        engine = OllamaEngine("http://127.0.0.1:1")
+        with pytest.raises(EngineUnavailable, match=r"127\.0\.0\.1:1"):
+            await engine.inventory()
+        await engine.aclose()
+
+    asyncio.run(check())

@@ -1,0 +1,124 @@
+"""The parser of server-sent events, with every cut that a network can make."""
+
+from __future__ import annotations
+
+import pytest
+
+from chorus_client.engines.openai_http import refusal, request_body
+from chorus_client.engines.openai_stream import CompletionStream
+from chorus_proto.errors import ContextLengthExceeded, EngineFailed, EngineUnavailable, InvalidRequest
+from chorus_proto.generation import Delta, Done, Generation, Message, Piece
+
+USAGE = (
+    '{"choices":[],"usage":{"completion_tokens":3,"prompt_tokens":17,"prompt_tokens_details":{"cached_tokens":16}},'
+    '"timings":{"cache_n":16,"prompt_n":1,"prompt_per_second":9.0,"predicted_n":3,"predicted_per_second":2500.5}}'
+)
+
+
+def chat(text: str, finish: str = "null") -> str:
+    return f'{{"choices":[{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":{finish}}}],"model":"m"}}'
+
+
+ANSWER = "".join(
+    f"data: {event}\n\n" for event in [chat("é"), chat("東"), chat("🎵!"), chat("", '"length"'), USAGE, "[DONE]"]
+).encode()
+
+
+def parsed(body: bytes, *, size: int = 1 << 20, stream: CompletionStream | None = None) -> list[Piece]:
+    stream = stream or CompletionStream()
+    pieces = [p for at in range(0, len(body), size) for p in stream.feed(body[at : at + size])]
+    if stream.failure is not None:
+        raise stream.failure
+    stream.end()
+    return pieces
+
+
+def text_of(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces if isinstance(piece, Delta))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1 << 20])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_every_cut_gives_the_same_pieces(size: int, line_end: bytes) -> None:
+    pieces = parsed(ANSWER.replace(b"\n", line_end), size=size)
+    assert [p.text for p in pieces if isinstance(p, Delta)] == ["é", "東", "🎵!"]
+    assert pieces[-1] == Done(
+        finish_reason="length",
+        prompt_tokens=17,
+        completion_tokens=3,
+        cached_tokens=16,
+        decode_tokens_per_s=2500.5,
+    )
+
+
+def test_comments_other_fields_and_what_follows_the_end_are_ignored() -> None:
+    body = b": ping\n\nevent: x\nid: 1\n\n" + ANSWER + ANSWER
+    assert text_of(parsed(body)) == "é東🎵!"
+
+
+def test_a_character_cut_between_two_tokens_is_joined() -> None:
+    whole = f"data: {chat('a東b')}\n\n".encode()
+    first, second = whole.replace("東b".encode(), b"\xe6\x9d"), whole.replace("a東".encode(), b"\xb1")
+    assert text_of(parsed(first + second + b"data: [DONE]\n\n")) == "a東b"
+
+
+def test_half_a_character_at_the_end_becomes_one_replacement() -> None:
+    events = [chat("a~"), chat("", '"stop"'), "[DONE]"]
+    body = "".join(f"data: {event}\n\n" for event in events).encode().replace(b"~", b"\xe6")
+    assert text_of(parsed(body)) == "a\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (f"data: {chat('a')}\n\n", "without"),
+        ('data: {"error": {"message": "boom"}}\n\n', "boom"),
+        ('error: {"message": "old boom"}\n\n', "old boom"),
+        ("data: {nonsense\n\n", "cannot be read"),
+        ("data: " + "x" * 3000, "more than 2000"),
+        (f"data: {chat('x' * 3000)}\n\n", "more than 2000"),
+    ],
+)
+def test_a_broken_stream_is_an_engine_failure(body: str, words: str) -> None:
+    with pytest.raises(EngineFailed, match=words):
+        parsed(body.encode(), stream=CompletionStream(most_event_bytes=2000))
+
+
+def test_the_tokens_before_a_failure_in_one_chunk_are_not_lost() -> None:
+    stream = CompletionStream()
+    pieces = stream.feed(f'data: {chat("a")}\n\ndata: {{"error": "boom"}}\n\n'.encode())
+    assert text_of(pieces) == "a"
+    assert stream.failure is not None
+
+
+def test_an_answer_of_another_model_is_an_engine_failure() -> None:
+    with pytest.raises(EngineFailed, match="'m' instead of 'mine'"):
+        parsed(ANSWER, stream=CompletionStream(model="mine"))
+
+
+def test_thoughts_in_their_own_field_are_marked_in_the_text() -> None:
+    thoughts = ['{"reasoning_content":"why"}', '{"reasoning_content":" not"}', '{"content":"yes"}', '{"content":"!"}']
+    body = "".join(f'data: {{"choices":[{{"delta":{delta}}}]}}\n\n' for delta in thoughts) + "data: [DONE]\n\n"
+    assert text_of(parsed(body.encode())) == "<think>why not</think>yes!"
+
+
+def test_only_the_fields_that_were_asked_for_are_sent() -> None:
+    path, body = request_body(Generation(messages=(Message(role="user", content="x"),), seed=0), model="m")
+    assert path == "/v1/chat/completions"
+    assert body == (
+        b'{"model":"m","stream":true,"stream_options":{"include_usage":true},'
+        b'"messages":[{"role":"user","content":"x"}],"seed":0}'
+    )
+
+
+def test_refusals_become_typed_errors_that_name_the_field() -> None:
+    too_long = b'{"error":{"message":"no","type":"exceed_context_size_error","n_prompt_tokens":2001,"n_ctx":512}}'
+    assert isinstance(error := refusal(400, too_long), ContextLengthExceeded)
+    assert "2001" in error.message
+    assert "512" in error.message
+    wrong = refusal(400, b'{"error":{"message":"Field \'temperature\': type must be number"}}')
+    assert isinstance(wrong, InvalidRequest)
+    assert wrong.param == "temperature"
+    assert isinstance(refusal(503, b"Loading"), EngineUnavailable)
+    assert isinstance(refusal(500, b"\xff"), EngineFailed)
+    assert isinstance(refusal(302, b""), EngineFailed)

@@ -1,0 +1,80 @@
+"""An engine inside the test's process: says what it is told, loads when it is let, dies on command."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from chorus_client.engines.base import LoadedModel, LoadOptions, Report
+from chorus_proto.errors import EngineFailed, LoadFailed
+from chorus_proto.generation import Delta, Done, Generation, Piece
+from chorus_proto.ids import ModelName
+from chorus_proto.values import EngineKind, ModelFile
+
+
+class FakeLoaded:
+    """Says the words of the prompt back, one delta each, pausing at `hold` when a test has cleared it."""
+
+    def __init__(self, options: LoadOptions) -> None:
+        self.slots = options.slots
+        self.context_tokens = options.context_tokens
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.closed = asyncio.Event()
+        self.unloads = 0
+        self.generating = 0
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+        words = (generation.prompt or "").split()
+        self.generating += 1
+        try:
+            for word in words:
+                await self.hold.wait()
+                if self.closed.is_set():
+                    raise EngineFailed("the engine is gone")
+                yield Delta(word)
+            yield Done(finish_reason="stop", prompt_tokens=len(words), completion_tokens=len(words))
+        finally:
+            self.generating -= 1
+
+    async def resident_bytes(self) -> int | None:
+        return 1_000_000
+
+    async def wait_closed(self) -> str:
+        await self.closed.wait()
+        return "it was switched off"
+
+    async def unload(self) -> None:
+        self.unloads += 1
+        self.closed.set()
+
+
+class FakeEngine:
+    """`gate` holds loads back until a test sets it; `refusal` makes them fail."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names or ("echo",)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.refusal: str | None = None
+        self.loads: list[FakeLoaded] = []
+        self.closed = False
+
+    @property
+    def kind(self) -> EngineKind:
+        return EngineKind.SCRIPTED
+
+    async def inventory(self) -> list[ModelFile]:
+        return [ModelFile(name=ModelName(name), file_bytes=1, engine=self.kind) for name in self.names]
+
+    async def load(self, model: ModelFile, options: LoadOptions, report: Report) -> LoadedModel:
+        report(0.5, f"reading {model.name}")
+        await self.gate.wait()
+        if self.refusal is not None:
+            raise LoadFailed(self.refusal)
+        loaded = FakeLoaded(options)
+        self.loads.append(loaded)
+        return loaded
+
+    async def aclose(self) -> None:
+        self.closed = True
