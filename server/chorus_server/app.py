@@ -1,0 +1,111 @@
+"""Put a coordinator together and run it: state folder, store, gRPC server, the sweeping task, the drain at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from grpc import aio
+
+from chorus_proto import coordinator_pb2_grpc, node_pb2_grpc
+from chorus_proto.channel import LISTENER_OPTIONS
+from chorus_proto.clock import Clock
+from chorus_proto.exposure import is_loopback, refuse_exposure
+from chorus_proto.settings import SettingsError
+from chorus_server.api_service import ApiService
+from chorus_server.coordinator import Coordinator
+from chorus_server.node_service import NodeService
+from chorus_server.settings import CoordinatorSettings
+from chorus_server.store import Store
+
+log = logging.getLogger(__name__)
+
+RPCS_PER_AGENT = 4
+GOODBYE_GRACE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningCoordinator:
+    coordinator: Coordinator
+    grpc_address: str
+    """HOST:PORT that agents and wrappers of this PC can dial."""
+
+
+@asynccontextmanager
+async def running(settings: CoordinatorSettings, clock: Clock) -> AsyncGenerator[RunningCoordinator]:
+    """A coordinator that answers on its port; drained and saved on leaving.
+
+    Raises SettingsError when the port is taken, the state folder cannot be used or another coordinator runs there.
+    """
+    refuse_exposure("the coordinator", settings.host, insecure=settings.insecure)
+    if not is_loopback(settings.host):
+        log.warning("--insecure: every PC that reaches %s may join or ask; nothing is encrypted", settings.host)
+    folder = state_folder(settings.state_dir)
+    with only_one(folder / "coordinator.lock", f"a coordinator already runs on the state folder {folder}"):
+        store = await asyncio.to_thread(Store.open, folder / "coordinator.sqlite")
+        try:
+            coordinator = Coordinator(settings, store, clock)
+            await coordinator.remember()
+            server, port = await _listen(settings, coordinator, clock)
+            sweeping = asyncio.create_task(coordinator.run(), name="coordinator")
+            try:
+                host = settings.host if settings.host not in ("0.0.0.0", "::") else "127.0.0.1"
+                log.info("coordinator listens on %s:%d, epoch %d", settings.host, port, store.epoch)
+                yield RunningCoordinator(coordinator=coordinator, grpc_address=f"{host}:{port}")
+            finally:
+                await coordinator.drain()
+                await server.stop(GOODBYE_GRACE_S)
+                sweeping.cancel()
+                await asyncio.gather(sweeping, return_exceptions=True)
+                await coordinator.save()
+        finally:
+            await asyncio.to_thread(store.close)
+
+
+async def _listen(settings: CoordinatorSettings, coordinator: Coordinator, clock: Clock) -> tuple[aio.Server, int]:
+    server = aio.server(options=LISTENER_OPTIONS, maximum_concurrent_rpcs=RPCS_PER_AGENT * settings.agents_limit)
+    node_pb2_grpc.add_NodeServiceServicer_to_server(
+        NodeService(coordinator, clock, hello_within_s=settings.hello_within_s, window_bytes=settings.window_bytes),
+        server,
+    )
+    coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(ApiService(coordinator), server)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    try:
+        port = server.add_insecure_port(f"{host}:{settings.grpc_port}")
+    except RuntimeError:
+        raise SettingsError(
+            f"cannot listen on {host}:{settings.grpc_port}: the port is in use (another coordinator?) or the address "
+            "is not this PC's; choose another with --grpc-port or --host"
+        ) from None
+    await server.start()
+    return server, port
+
+
+def state_folder(path: Path) -> Path:
+    """Make the folder, for its owner only, and prove that it can be written. Raises SettingsError."""
+    folder = path.expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SettingsError(
+            f"the state folder {folder} cannot be written ({error.strerror}); choose another with --state-dir"
+        ) from None
+    return folder
+
+
+def only_one(path: Path, refusal: str) -> FileLock:
+    """The lock that one process holds for its whole life. Raises SettingsError with `refusal` when it is held."""
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise SettingsError(f"{refusal}; stop it first, or choose another folder with --state-dir") from None
+    return lock

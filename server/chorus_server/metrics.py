@@ -1,0 +1,108 @@
+"""The coordinator's figures for Prometheus: counters grow where things happen, gauges are read at scrape time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from chorus_proto.errors import ErrorCode
+from chorus_proto.values import ClusterState
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Counters:
+    """What has happened since the start."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.finished_total = 0
+        self.failed_total = 0
+        self.cancelled_total = 0
+        self._requests = Counter(
+            "chorus_requests_total", "Requests by how they ended", ["outcome", "code"], registry=self.registry
+        )
+        self._retries = Counter(
+            "chorus_retries_total",
+            "Attempts that moved to another replica before their first token",
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "chorus_tokens_total", "Tokens read and written", ["node", "model", "kind"], registry=self.registry
+        )
+        self._ttft = Histogram(
+            "chorus_node_ttft_seconds",
+            "Time to the first token, on the node",
+            ["model"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._duration = Histogram(
+            "chorus_node_duration_seconds",
+            "Time to the last token, on the node",
+            ["model"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+    def finished(
+        self, node: str, model: str, *, prompt_tokens: int, completion_tokens: int, duration_s: float, ttft_s: float
+    ) -> None:
+        self.finished_total += 1
+        self._requests.labels("finished", "").inc()
+        self._tokens.labels(node, model, "prompt").inc(prompt_tokens)
+        self._tokens.labels(node, model, "completion").inc(completion_tokens)
+        self._ttft.labels(model).observe(ttft_s)
+        self._duration.labels(model).observe(duration_s)
+
+    def failed(self, code: ErrorCode) -> None:
+        self.failed_total += 1
+        self._requests.labels("failed", code).inc()
+
+    def cancelled(self) -> None:
+        self.cancelled_total += 1
+        self._requests.labels("cancelled", "").inc()
+
+    def retried(self) -> None:
+        self._retries.inc()
+
+
+class StateCollector(Collector):
+    """Gauges of the cluster as it is now."""
+
+    def __init__(self, state: Callable[[], ClusterState]) -> None:
+        self._state = state
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        state = self._state()
+        yield GaugeMetricFamily("chorus_requests_waiting", "Requests without a slot", value=state.waiting)
+        yield GaugeMetricFamily("chorus_requests_running", "Requests on a node", value=state.running)
+        yield GaugeMetricFamily("chorus_epoch", "Start count of this coordinator", value=state.epoch)
+        nodes = GaugeMetricFamily("chorus_node_up", "1 while the node is alive", labels=["node", "state"])
+        scores = GaugeMetricFamily("chorus_node_score", "Score of the node, 0-100", labels=["node"])
+        beats = GaugeMetricFamily("chorus_node_heartbeat_age_seconds", "Since the last heartbeat", labels=["node"])
+        busy = GaugeMetricFamily("chorus_replica_slots_busy", "Slots given away", labels=["node", "model"])
+        slots = GaugeMetricFamily("chorus_replica_slots", "Slots of the replica", labels=["node", "model", "state"])
+        resident = GaugeMetricFamily("chorus_replica_resident_bytes", "Measured memory", labels=["node", "model"])
+        for node in state.nodes:
+            nodes.add_metric([node.name, node.state], 1.0 if node.state == "alive" else 0.0)
+            scores.add_metric([node.name], node.score.score)
+            beats.add_metric([node.name], node.heartbeat_age_s)
+            for replica in node.replicas:
+                report = replica.report
+                busy.add_metric([node.name, report.model], replica.slots_busy)
+                slots.add_metric([node.name, report.model, report.state], report.slots)
+                if report.resident_bytes is not None:
+                    resident.add_metric([node.name, report.model], report.resident_bytes)
+        yield from (nodes, scores, beats, busy, slots, resident)
+
+
+def exposition(counters: Counters) -> bytes:
+    return generate_latest(counters.registry)
+
+
+def uptime_gauge(counters: Counters, uptime_s: Callable[[], float]) -> None:
+    Gauge("chorus_uptime_seconds", "Since the start", registry=counters.registry).set_function(uptime_s)

@@ -1,0 +1,119 @@
+"""The edge to agents: frames of `NodeService.Link` in, calls of the coordinator; its orders out as frames."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+from grpc import aio
+
+from chorus_proto import node_pb2, node_pb2_grpc
+from chorus_proto.clock import Clock
+from chorus_proto.convert import (
+    of_failure,
+    of_heartbeat,
+    of_hello,
+    of_model_files,
+    of_replica,
+    welcome_message,
+)
+from chorus_proto.errors import ClusterError, InvalidRequest
+from chorus_server.coordinator import Coordinator
+from chorus_server.link import AgentLink
+from chorus_server.registry import NodeRecord
+
+log = logging.getLogger(__name__)
+
+LinkContext = aio.ServicerContext[node_pb2.AgentBatch, node_pb2.CoordinatorBatch]
+
+
+class NodeService(node_pb2_grpc.NodeServiceServicer):
+    """One `Link` call per agent, for as long as it is connected."""
+
+    def __init__(self, coordinator: Coordinator, clock: Clock, *, hello_within_s: float, window_bytes: int) -> None:
+        self._coordinator = coordinator
+        self._clock = clock
+        self._hello_within_s = hello_within_s
+        self._window_bytes = window_bytes
+
+    async def Link(  # noqa: N802  # the name in the .proto
+        self, request_iterator: AsyncIterator[node_pb2.AgentBatch], context: LinkContext
+    ) -> AsyncIterator[node_pb2.CoordinatorBatch]:
+        try:
+            first, record, link = await self._introduced(request_iterator, context)
+        except ClusterError as error:
+            log.warning("refused an agent from %s: %s", context.peer(), error.message)
+            await context.abort(error.surface.grpc, error.message)
+        welcome = node_pb2.CoordinatorFrame(welcome=welcome_message(self._coordinator.welcome(record)))
+        yield node_pb2.CoordinatorBatch(frames=[welcome])
+        reader = asyncio.create_task(self._read(request_iterator, first, record, link), name=f"link:{record.name}")
+        try:
+            async for frames in link.outbox.batches():
+                yield node_pb2.CoordinatorBatch(frames=frames)
+        finally:
+            reader.cancel()
+            self._coordinator.link_ended(record, "lost its connection")
+
+    async def _introduced(
+        self, batches: AsyncIterator[node_pb2.AgentBatch], context: LinkContext
+    ) -> tuple[list[node_pb2.AgentFrame], NodeRecord, AgentLink]:
+        """Wait for Hello and register the agent. Raises ClusterError."""
+        try:
+            async with asyncio.timeout(self._hello_within_s):
+                batch = await anext(aiter(batches))
+        except (TimeoutError, StopAsyncIteration):
+            raise InvalidRequest(f"no Hello within {self._hello_within_s:g} s") from None
+        frames = list(batch.frames)
+        if not frames or frames[0].WhichOneof("kind") != "hello":
+            raise InvalidRequest("the first frame of a link must be Hello")
+        hello = of_hello(frames[0].hello)
+        link = AgentLink(hello.node_id, hello.name, self._clock, window_bytes=self._window_bytes)
+        record = self._coordinator.joined(hello, _address(context.peer()), link)
+        return frames[1:], record, link
+
+    async def _read(
+        self,
+        batches: AsyncIterator[node_pb2.AgentBatch],
+        first: list[node_pb2.AgentFrame],
+        record: NodeRecord,
+        link: AgentLink,
+    ) -> None:
+        """Take frames until the stream ends, then close the outbox, which ends the call."""
+        try:
+            for frame in first:
+                self._take(frame, record, link)
+            async for batch in batches:
+                for frame in batch.frames:
+                    self._take(frame, record, link)
+        except ClusterError as error:
+            log.warning("node %s broke the protocol: %s", record.name, error.message)
+        finally:
+            link.outbox.close()
+
+    def _take(self, frame: node_pb2.AgentFrame, record: NodeRecord, link: AgentLink) -> None:
+        match frame.WhichOneof("kind"):
+            case "output":
+                link.on_output(frame.output)
+            case "finished":
+                link.on_finished(frame.finished)
+            case "failed":
+                link.on_failed(frame.failed.execution_id, of_failure(frame.failed.failure))
+            case "heartbeat":
+                self._coordinator.heartbeat(record, of_heartbeat(frame.heartbeat))
+            case "replica":
+                self._coordinator.replica_reported(record, of_replica(frame.replica))
+            case "inventory":
+                self._coordinator.inventory_reported(record, of_model_files(frame.inventory.models))
+            case "goodbye":
+                self._coordinator.said_goodbye(record, frame.goodbye.reason or "left")
+            case "hello":
+                raise InvalidRequest("Hello came twice on one link")
+            case None:
+                # A newer agent's kind of frame: it was told this protocol version and may send extras we can ignore.
+                log.debug("node %s sent a frame of an unknown kind", record.name)
+
+
+def _address(peer: str) -> str:
+    """`ipv4:10.0.0.7:53114` as `10.0.0.7:53114`."""
+    return peer.partition(":")[2] if peer.startswith(("ipv4:", "ipv6:")) else peer

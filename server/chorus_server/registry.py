@@ -1,0 +1,281 @@
+"""Who is there: nodes, their leases, replicas and slots. The one place that changes them; everything is synchronous.
+
+A lease knows three ages of the last heartbeat: younger than `suspect_after_s` is alive, younger than `dead_after_s` is
+suspect (no new work, running streams stay), older is dead (the lease ends, work on it fails). A broken stream makes a
+node suspect at once, because nothing can be sent to it until it is back.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from chorus_proto import PROTOCOL_MAX, PROTOCOL_MIN, __version__
+from chorus_proto.clock import Clock
+from chorus_proto.errors import DuplicateNode, InvalidRequest, NodeNotFound, VersionMismatch
+from chorus_proto.ids import ModelName, NodeId
+from chorus_proto.values import (
+    Heartbeat,
+    Hello,
+    ModelFile,
+    Node,
+    NodeState,
+    Replica,
+    ReplicaReport,
+    ReplicaState,
+    Score,
+)
+from chorus_server.link import AgentLink
+from chorus_server.scoring import score
+
+NAME_LIMIT = 64
+MODELS_LIMIT = 2_000
+
+
+@dataclass(slots=True)
+class Rates:
+    """Measured speeds of one model on one node, exponentially averaged over finished requests."""
+
+    decode_tokens_per_s: float | None = None
+    prefill_tokens_per_s: float | None = None
+    samples: int = 0
+    changed: bool = False
+
+    def learn(self, decode_tokens_per_s: float | None, prefill_tokens_per_s: float | None) -> None:
+        self.decode_tokens_per_s = _average(self.decode_tokens_per_s, decode_tokens_per_s)
+        self.prefill_tokens_per_s = _average(self.prefill_tokens_per_s, prefill_tokens_per_s)
+        self.samples += 1
+        self.changed = True
+
+
+def _average(known: float | None, sample: float | None, weight: float = 0.2) -> float | None:
+    if sample is None or sample <= 0:
+        return known
+    return sample if known is None else known + weight * (sample - known)
+
+
+@dataclass(slots=True)
+class ReplicaRecord:
+    """A replica and the slots given away. `incarnation` changes whenever it is loaded anew."""
+
+    report: ReplicaReport
+    incarnation: int
+    slots_busy: int = 0
+
+
+@dataclass(slots=True)
+class NodeRecord:
+    """One node since it was first seen by this coordinator. Only the registry writes to it."""
+
+    hello: Hello
+    client_id: str
+    address: str
+    score: Score
+    lease_id: str
+    link: AgentLink | None
+    beat_at_s: float
+    state: NodeState = NodeState.ALIVE
+    beat: Heartbeat | None = None
+    models: dict[ModelName, ModelFile] = field(default_factory=dict[ModelName, ModelFile])
+    replicas: dict[ModelName, ReplicaRecord] = field(default_factory=dict[ModelName, ReplicaRecord])
+    rates: dict[ModelName, Rates] = field(default_factory=dict[ModelName, Rates])
+    assigned: ModelName | None = None
+    assignment_reason: str = ""
+
+    @property
+    def node_id(self) -> NodeId:
+        return self.hello.node_id
+
+    @property
+    def name(self) -> str:
+        return self.hello.name
+
+    @property
+    def takes_work(self) -> bool:
+        return self.state is NodeState.ALIVE and self.link is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """A node's state changed."""
+
+    record: NodeRecord
+    reason: str
+
+
+class Registry:
+    """All nodes by id. Methods that find a fact wrong raise; nothing here waits."""
+
+    def __init__(self, clock: Clock, *, suspect_after_s: float, dead_after_s: float) -> None:
+        self._clock = clock
+        self._suspect_after_s = suspect_after_s
+        self._dead_after_s = dead_after_s
+        self._nodes: dict[NodeId, NodeRecord] = {}
+        self._incarnations = count(1)
+
+    def admit(self, hello: Hello, address: str, link: AgentLink) -> NodeRecord:
+        """Register an agent, or take it back after a lost link.
+
+        Raises InvalidRequest, VersionMismatch, and DuplicateNode when another live agent holds the same id.
+        """
+        _check(hello)
+        known = self._nodes.get(hello.node_id)
+        if known is not None and known.link is not None and known.hello.instance_id != hello.instance_id:
+            raise DuplicateNode(
+                f"node id {hello.node_id} is already connected from {known.address} as {known.name!r}; this agent came "
+                f"from {address}. Two PCs share one state folder or a cloned disk: delete node.json in the state "
+                "folder of one of them"
+            )
+        record = NodeRecord(
+            hello=hello,
+            client_id=f"client-{hello.name}-{hello.node_id[:6]}",
+            address=address,
+            score=score(hello.hardware),
+            lease_id=uuid.uuid4().hex,
+            link=link,
+            beat_at_s=self._clock.monotonic_s(),
+            models={file.name: file for file in hello.models},
+            replicas={report.model: ReplicaRecord(report, next(self._incarnations)) for report in hello.replicas},
+        )
+        if known is not None:
+            if known.link is not None:
+                known.link.broken("opened a new link")
+            record.rates = known.rates
+            record.assigned, record.assignment_reason = known.assigned, known.assignment_reason
+        self._nodes[hello.node_id] = record
+        return record
+
+    def renew(self, record: NodeRecord, beat: Heartbeat) -> Transition | None:
+        """A heartbeat came: the lease starts anew."""
+        record.beat = beat
+        record.beat_at_s = self._clock.monotonic_s()
+        if record.state is NodeState.ALIVE:
+            return None
+        record.state = NodeState.ALIVE
+        return Transition(record=record, reason="its heartbeat is back")
+
+    def lost_link(self, record: NodeRecord, reason: str) -> Transition | None:
+        """The stream of this very lease ended. None when the node has a newer one or was dead already."""
+        link, record.link = record.link, None
+        if link is not None:
+            link.broken(reason)
+        if self._nodes.get(record.node_id) is not record or record.state is not NodeState.ALIVE:
+            return None
+        record.state = NodeState.SUSPECT
+        return Transition(record=record, reason=reason)
+
+    def left(self, record: NodeRecord, reason: str) -> Transition | None:
+        """The agent said goodbye: dead at once, without waiting for its lease."""
+        link, record.link = record.link, None
+        if link is not None:
+            link.broken(reason)
+        if self._nodes.get(record.node_id) is not record or record.state is NodeState.DEAD:
+            return None
+        record.state = NodeState.DEAD
+        record.replicas.clear()
+        return Transition(record=record, reason=reason)
+
+    def sweep(self) -> list[Transition]:
+        """Age every lease; return what changed. Call a few times a second."""
+        now_s = self._clock.monotonic_s()
+        changes: list[Transition] = []
+        for record in self._nodes.values():
+            age_s = now_s - record.beat_at_s
+            if record.state is NodeState.ALIVE and age_s >= self._suspect_after_s:
+                record.state = NodeState.SUSPECT
+                changes.append(Transition(record=record, reason=f"no heartbeat for {age_s:.1f} s"))
+            if record.state is NodeState.SUSPECT and age_s >= self._dead_after_s:
+                record.state = NodeState.DEAD
+                record.replicas.clear()
+                link, record.link = record.link, None
+                if link is not None:
+                    link.broken(f"gave no heartbeat for {age_s:.1f} s")
+                changes.append(Transition(record=record, reason=f"no heartbeat for {age_s:.1f} s"))
+        return changes
+
+    def report(self, record: NodeRecord, report: ReplicaReport) -> None:
+        """An agent told the state of one replica."""
+        known = record.replicas.get(report.model)
+        if report.state is ReplicaState.GONE:
+            record.replicas.pop(report.model, None)
+        elif known is None or (report.state is ReplicaState.READY and known.report.state is not ReplicaState.READY):
+            record.replicas[report.model] = ReplicaRecord(report, next(self._incarnations))
+        else:
+            known.report = report
+
+    def inventory(self, record: NodeRecord, models: Iterable[ModelFile]) -> None:
+        record.models = {file.name: file for file in models}
+
+    def find(self, wanted: str) -> NodeRecord:
+        """A node by id, client id, name or the start of its id. Raises NodeNotFound."""
+        for record in self._nodes.values():
+            if wanted in (record.node_id, record.client_id, record.name):
+                return record
+        starts = [record for record in self._nodes.values() if len(wanted) >= 4 and record.node_id.startswith(wanted)]
+        if len(starts) == 1:
+            return starts[0]
+        names = ", ".join(sorted(record.name for record in self._nodes.values())) or "none is connected"
+        raise NodeNotFound(f"no node is called {wanted!r}; nodes: {names}", param="node")
+
+    def records(self) -> list[NodeRecord]:
+        return list(self._nodes.values())
+
+    def present(self) -> list[NodeRecord]:
+        """Nodes that are not dead."""
+        return [record for record in self._nodes.values() if record.state is not NodeState.DEAD]
+
+    def shown(self, record: NodeRecord) -> Node:
+        """The node as a value, for people and programs."""
+        beat = record.beat
+        return Node(
+            node_id=record.node_id,
+            name=record.name,
+            client_id=record.client_id,
+            address=record.address,
+            state=record.state,
+            hardware=record.hello.hardware,
+            score=record.score,
+            engines=record.hello.engines,
+            models=tuple(record.models.values()),
+            replicas=tuple(self._replica_shown(record, replica) for replica in record.replicas.values()),
+            assigned_model=record.assigned,
+            assignment_reason=record.assignment_reason,
+            heartbeat_age_s=self._clock.monotonic_s() - record.beat_at_s,
+            uptime_s=0.0 if beat is None else beat.uptime_s,
+            running=0 if record.link is None else record.link.running,
+            tokens_total=0 if beat is None else beat.tokens_total,
+            version=record.hello.version,
+            ram_available_bytes=None if beat is None else beat.ram_available_bytes,
+            cpu_percent=None if beat is None else beat.cpu_percent,
+        )
+
+    @staticmethod
+    def _replica_shown(record: NodeRecord, replica: ReplicaRecord) -> Replica:
+        rates = record.rates.get(replica.report.model, Rates())
+        return Replica(
+            report=replace(replica.report),
+            slots_busy=replica.slots_busy,
+            decode_tokens_per_s=rates.decode_tokens_per_s,
+            prefill_tokens_per_s=rates.prefill_tokens_per_s,
+        )
+
+
+def _check(hello: Hello) -> None:
+    """Refuse an introduction that cannot be true, naming the field."""
+    if hello.protocol_max < PROTOCOL_MIN or hello.protocol_min > PROTOCOL_MAX:
+        older = "agent" if hello.protocol_max < PROTOCOL_MIN else "coordinator"
+        raise VersionMismatch(
+            f"this coordinator (Chorus {__version__}) speaks link protocol {PROTOCOL_MIN} to {PROTOCOL_MAX}, the agent "
+            f"(Chorus {hello.version}) {hello.protocol_min} to {hello.protocol_max}: upgrade the {older}"
+        )
+    try:
+        uuid.UUID(hello.node_id)
+        uuid.UUID(hello.instance_id)
+    except ValueError:
+        raise InvalidRequest("node_id and instance_id must be UUIDs", param="node_id") from None
+    if not hello.name or len(hello.name) > NAME_LIMIT or not hello.name.isprintable():
+        raise InvalidRequest(f"name must be 1 to {NAME_LIMIT} printable characters", param="name")
+    if len(hello.models) > MODELS_LIMIT:
+        raise InvalidRequest(f"at most {MODELS_LIMIT} models can be announced", param="models")

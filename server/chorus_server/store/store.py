@@ -1,0 +1,132 @@
+"""The coordinator's memory: nodes, assignments and what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from chorus_proto.ids import ModelName, NodeId
+from chorus_proto.values import EngineKind, Hardware
+from chorus_server.store.records import Measurement, Opened, SavedNode
+from chorus_server.store.schema import open_database
+from chorus_server.store.writer import Writer
+
+log = logging.getLogger(__name__)
+
+BUSY_S = 5.0
+
+
+class Store:
+    """An open database. A method returns once its change is on the disk, and raises what `Writer.do` raises."""
+
+    def __init__(self, writer: Writer, opened: Opened) -> None:
+        self._writer = writer
+        self.opened = opened
+
+    @classmethod
+    def open(cls, path: Path, *, busy_s: float = BUSY_S) -> Store:
+        """Open or create. Blocks up to `busy_s` for another process's lock. Raises what `open_database` raises."""
+        connection, opened = open_database(path, busy_s=busy_s)
+        return cls(Writer(connection, path), opened)
+
+    @property
+    def epoch(self) -> int:
+        """Grows by one with each opening, whatever happened before; tells the works of two coordinators apart."""
+        return self.opened.epoch
+
+    def close(self) -> None:
+        """Write out and close. Blocks. A second call does nothing."""
+        self._writer.close()
+
+    async def save_node(
+        self, *, node_id: NodeId, name: str, client_id: str, hardware: Hardware, score: float, seen_unix_s: float
+    ) -> None:
+        """Add the node or overwrite all but the time it was first seen."""
+        row = (node_id, name, client_id, msgspec.json.encode(hardware), score, seen_unix_s, seen_unix_s)
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                f"{_insert('node', SavedNode)} ON CONFLICT (node_id) DO UPDATE SET name = excluded.name,"
+                " client_id = excluded.client_id, hardware = excluded.hardware, score = excluded.score,"
+                " last_seen_unix_s = excluded.last_seen_unix_s",
+                row,
+            )
+
+        await self._writer.do(work)
+
+    async def nodes(self) -> list[SavedNode]:
+        """Every node ever seen, in the order of their ids."""
+        rows = await self._writer.do(lambda c: c.execute(f"{_select('node', SavedNode)} ORDER BY node_id").fetchall())
+        nodes: list[SavedNode] = []
+        for node_id, name, client_id, hardware, score, first_seen_unix_s, last_seen_unix_s in rows:
+            try:
+                known = msgspec.json.decode(hardware, type=Hardware)
+            except msgspec.MsgspecError as error:
+                # Costs nothing but history: the node tells its hardware again when it joins.
+                log.warning("forgot node %s: its saved hardware cannot be read: %s", node_id, error)
+                continue
+            nodes.append(
+                SavedNode(
+                    node_id=NodeId(node_id),
+                    name=name,
+                    client_id=client_id,
+                    hardware=known,
+                    score=score,
+                    first_seen_unix_s=first_seen_unix_s,
+                    last_seen_unix_s=last_seen_unix_s,
+                )
+            )
+        return nodes
+
+    async def save_assignment(self, node_id: NodeId, model: ModelName | None, reason: str) -> None:
+        """Remember which model a node holds; None forgets it."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            if model is None:
+                connection.execute("DELETE FROM assignment WHERE node_id = ?", (node_id,))
+            else:
+                connection.execute("INSERT OR REPLACE INTO assignment VALUES (?, ?, ?)", (node_id, model, reason))
+
+        await self._writer.do(work)
+
+    async def assignments(self) -> dict[NodeId, ModelName]:
+        rows = await self._writer.do(lambda c: c.execute("SELECT node_id, model FROM assignment").fetchall())
+        return {NodeId(node_id): ModelName(model) for node_id, model in rows}
+
+    async def save_measurement(self, measurement: Measurement) -> None:
+        """Add or overwrite the one of its node, model and engine."""
+        row = dataclasses.astuple(measurement)
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(_insert("measurement", Measurement, verb="INSERT OR REPLACE"), row)
+
+        await self._writer.do(work)
+
+    async def measurements(self) -> list[Measurement]:
+        """All, in the order of node, model and engine. One of an engine this version does not know is left out."""
+        known = {kind.value for kind in EngineKind}
+        rows = await self._writer.do(
+            lambda c: c.execute(f"{_select('measurement', Measurement)} ORDER BY node_id, model, engine").fetchall()
+        )
+        saved = [dict(zip(_columns(Measurement), row, strict=True)) for row in rows]
+        return [msgspec.convert(one, Measurement) for one in saved if one["engine"] in known]
+
+
+# Columns are named as the fields are, and always by name, so that a later migration may add some.
+
+
+def _columns(kind: type[SavedNode | Measurement]) -> list[str]:
+    return [one.name for one in dataclasses.fields(kind)]
+
+
+def _insert(table: str, kind: type[SavedNode | Measurement], verb: str = "INSERT") -> str:
+    columns = _columns(kind)
+    return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
+def _select(table: str, kind: type[SavedNode | Measurement]) -> str:
+    return f"SELECT {', '.join(_columns(kind))} FROM {table}"

@@ -1,0 +1,137 @@
+"""Leases, duplicates, and what an introduction must hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from chorus_proto.errors import DuplicateNode, InvalidRequest, NodeNotFound, VersionMismatch
+from chorus_proto.ids import InstanceId, ModelName, NodeId
+from chorus_proto.values import Heartbeat, Hello, NodeState, ReplicaReport, ReplicaState
+from chorus_server.link import AgentLink
+from chorus_server.registry import NodeRecord, Registry
+from tests.support.clock import FakeClock
+from tests.support.fake_node import hello_of
+
+
+def registry_at(clock: FakeClock) -> Registry:
+    return Registry(clock, suspect_after_s=3, dead_after_s=10)
+
+
+def admitted(registry: Registry, clock: FakeClock, hello: Hello, address: str = "10.0.0.1:5") -> NodeRecord:
+    return registry.admit(hello, address, AgentLink(hello.node_id, hello.name, clock, window_bytes=1000))
+
+
+def test_a_node_that_misses_heartbeats_turns_suspect_then_dead() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    record = admitted(registry, clock, hello_of("attic"))
+    clock.advance(2.9)
+    assert registry.sweep() == []
+    clock.advance(0.2)
+    assert [change.record.state for change in registry.sweep()] == [NodeState.SUSPECT]
+    assert not record.takes_work
+    clock.advance(7)
+    assert [change.record.state for change in registry.sweep()] == [NodeState.DEAD]
+    assert registry.present() == []
+
+
+def test_a_heartbeat_brings_a_suspect_node_back() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    record = admitted(registry, clock, hello_of("attic"))
+    clock.advance(5)
+    registry.sweep()
+    change = registry.renew(record, Heartbeat(sequence=1, uptime_s=5))
+    assert change is not None
+    assert record.takes_work
+    assert registry.sweep() == []
+
+
+def test_a_broken_link_makes_the_node_suspect_at_once() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    record = admitted(registry, clock, hello_of("attic"))
+    change = registry.lost_link(record, "lost its connection")
+    assert change is not None
+    assert record.state is NodeState.SUSPECT
+    assert not record.takes_work
+
+
+def test_a_second_agent_with_the_same_node_id_is_refused_naming_both_addresses() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    first = hello_of("attic")
+    admitted(registry, clock, first, "10.0.0.1:5")
+    clone = replace(first, instance_id=InstanceId("00000000-0000-4000-8000-000000000001"))
+    with pytest.raises(DuplicateNode, match=r"10\.0\.0\.1:5.*10\.0\.0\.2:6"):
+        admitted(registry, clock, clone, "10.0.0.2:6")
+
+
+def test_a_restarted_agent_takes_its_place_once_the_old_link_is_gone() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    first = hello_of("attic")
+    record = admitted(registry, clock, first)
+    record.assigned = ModelName("scripted")
+    registry.lost_link(record, "killed")
+    again = replace(first, instance_id=InstanceId("00000000-0000-4000-8000-000000000001"))
+    back = admitted(registry, clock, again)
+    assert back.assigned == "scripted"
+    assert [one.node_id for one in registry.present()] == [first.node_id]
+
+
+def test_the_end_of_an_old_link_does_not_touch_the_new_one() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    hello = hello_of("attic")
+    old = admitted(registry, clock, hello)
+    new = admitted(registry, clock, hello)
+    assert registry.lost_link(old, "late news") is None
+    assert new.takes_work
+
+
+def test_an_agent_of_a_newer_protocol_is_told_that_the_coordinator_is_too_old() -> None:
+    clock = FakeClock()
+    with pytest.raises(VersionMismatch, match="upgrade the coordinator"):
+        admitted(registry_at(clock), clock, hello_of("attic", protocol_min=7, protocol_max=9))
+
+
+def test_an_agent_of_an_older_protocol_is_told_to_upgrade() -> None:
+    clock = FakeClock()
+    with pytest.raises(VersionMismatch, match="upgrade the agent"):
+        admitted(registry_at(clock), clock, hello_of("attic", protocol_min=0, protocol_max=0))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("name", ""), ("name", "x" * 65), ("name", "a\nb"), ("node_id", NodeId("7"))]
+)
+def test_an_introduction_that_cannot_be_true_is_refused_naming_the_field(field: str, value: str) -> None:
+    clock = FakeClock()
+    hello = replace(hello_of("attic"), **{field: value})  # pyright: ignore[reportArgumentType]  # str-typed fields
+    with pytest.raises(InvalidRequest) as caught:
+        admitted(registry_at(clock), clock, hello)
+    assert caught.value.param == field
+
+
+def test_a_replica_loaded_anew_is_another_incarnation() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    record = admitted(registry, clock, hello_of("attic"))
+    model = ModelName("scripted")
+    registry.report(record, ReplicaReport(model=model, state=ReplicaState.READY))
+    first = record.replicas[model].incarnation
+    registry.report(record, ReplicaReport(model=model, state=ReplicaState.FAILED))
+    registry.report(record, ReplicaReport(model=model, state=ReplicaState.READY))
+    assert record.replicas[model].incarnation != first
+
+
+def test_a_node_is_found_by_id_name_client_id_and_start_of_id() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    record = admitted(registry, clock, hello_of("attic"))
+    for wanted in (record.node_id, "attic", record.client_id, record.node_id[:8]):
+        assert registry.find(wanted) is record
+    with pytest.raises(NodeNotFound, match="attic"):
+        registry.find("cellar")
