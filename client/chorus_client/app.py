@@ -6,8 +6,10 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -26,7 +28,7 @@ from chorus_client.microbench import BENCH_MODEL, measured
 from chorus_client.pool import Pool
 from chorus_client.settings import AgentSettings
 from chorus_proto.clock import Clock
-from chorus_proto.errors import EngineFailed, LoadFailed
+from chorus_proto.errors import EngineFailed, InvalidRequest, LoadFailed
 from chorus_proto.generation import Done, Generation
 from chorus_proto.ids import NodeId, new_instance_id, new_node_id
 from chorus_proto.settings import SettingsError
@@ -173,8 +175,13 @@ def build_engines(settings: AgentSettings, inventory: Inventory) -> dict[EngineK
 async def _hardware(settings: AgentSettings, folder: Path, inventory: Inventory) -> Hardware:
     """Probe this PC, or read the file that stands in for it, and fill in what is measured."""
     if settings.hardware is not None:
-        return read_hardware_file(settings.hardware)
+        try:
+            return read_hardware_file(settings.hardware)
+        except InvalidRequest as error:
+            raise SettingsError(f"--hardware: {error.message}") from None
     hardware = await probe(folder)
+    if not _engines_use_gpus(settings):
+        hardware = replace(hardware, gpus=tuple(replace(gpu, usable=False) for gpu in hardware.gpus))
     if not settings.microbench:
         return hardware
 
@@ -183,6 +190,12 @@ async def _hardware(settings: AgentSettings, folder: Path, inventory: Inventory)
         return await measured(hardware, folder / "microbench.json", bench.generate)
     finally:
         await bench.aclose()
+
+
+def _engines_use_gpus(settings: AgentSettings) -> bool:
+    """False when the bundled engine is the only one: its builds compute on the CPU, except Apple's on Metal."""
+    bundled_only = set(settings.engines) <= {EngineKind.LLAMA_SERVER} and settings.llama_server_path is None
+    return not bundled_only or sys.platform == "darwin"
 
 
 class _Bench:

@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--embedding", "--embeddings", action="store_true")
     flags.add_argument("--api-key-file", type=Path, default=None, help="one key a line")
     flags.add_argument("-ngl", "--gpu-layers", "--n-gpu-layers", type=_Whole(-1, 10_000), default=None)
+    flags.add_argument("-cram", "--cache-ram", type=_Whole(0, 1 << 20), default=0, help="MiB for idle prompts")
     flags.add_argument("-ctk", "--cache-type-k", choices=CACHE_TYPES, default=None)
     flags.add_argument("-ctv", "--cache-type-v", choices=CACHE_TYPES, default=None)
     flags.add_argument("-fa", "--flash-attn", choices=sorted(_FLASH_ATTENTION), default=None)
@@ -146,6 +147,7 @@ def _parameters(options: argparse.Namespace) -> object:
     wanted.endpoint_props = False
     wanted.use_jinja = True
     wanted.cont_batching = True
+    wanted.cache_ram_mib = options.cache_ram
     wanted.offline = True
     wanted.ui = False
     wanted.ui_mcp_proxy = False

@@ -75,6 +75,7 @@ class Gpu(_message.Message):
     BANDWIDTH_BYTES_PER_S_FIELD_NUMBER: _builtins.int
     FLOPS_PER_S_FIELD_NUMBER: _builtins.int
     SHARES_HOST_MEMORY_FIELD_NUMBER: _builtins.int
+    UNUSABLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     vendor: _builtins.str
     """"nvidia", "amd", "apple", "intel" or "" when unknown"""
@@ -86,6 +87,8 @@ class Gpu(_message.Message):
     """effective, for prefill"""
     shares_host_memory: _builtins.bool
     """Apple, integrated GPUs"""
+    unusable: _builtins.bool
+    """no engine of this node can compute on it"""
     def __init__(
         self,
         *,
@@ -96,10 +99,11 @@ class Gpu(_message.Message):
         bandwidth_bytes_per_s: _builtins.float | None = ...,
         flops_per_s: _builtins.float | None = ...,
         shares_host_memory: _builtins.bool = ...,
+        unusable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth_bytes_per_s", b"_bandwidth_bytes_per_s", "_flops_per_s", b"_flops_per_s", "_memory_bytes", b"_memory_bytes", "_memory_free_bytes", b"_memory_free_bytes", "bandwidth_bytes_per_s", b"bandwidth_bytes_per_s", "flops_per_s", b"flops_per_s", "memory_bytes", b"memory_bytes", "memory_free_bytes", b"memory_free_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth_bytes_per_s", b"_bandwidth_bytes_per_s", "_flops_per_s", b"_flops_per_s", "_memory_bytes", b"_memory_bytes", "_memory_free_bytes", b"_memory_free_bytes", "bandwidth_bytes_per_s", b"bandwidth_bytes_per_s", "flops_per_s", b"flops_per_s", "memory_bytes", b"memory_bytes", "memory_free_bytes", b"memory_free_bytes", "name", b"name", "shares_host_memory", b"shares_host_memory", "vendor", b"vendor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth_bytes_per_s", b"_bandwidth_bytes_per_s", "_flops_per_s", b"_flops_per_s", "_memory_bytes", b"_memory_bytes", "_memory_free_bytes", b"_memory_free_bytes", "bandwidth_bytes_per_s", b"bandwidth_bytes_per_s", "flops_per_s", b"flops_per_s", "memory_bytes", b"memory_bytes", "memory_free_bytes", b"memory_free_bytes", "name", b"name", "shares_host_memory", b"shares_host_memory", "unusable", b"unusable", "vendor", b"vendor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bandwidth_bytes_per_s: _TypeAlias = _typing.Literal["bandwidth_bytes_per_s"]  # noqa: Y015
     _WhichOneofArgType__bandwidth_bytes_per_s: _TypeAlias = _typing.Literal["_bandwidth_bytes_per_s", b"_bandwidth_bytes_per_s"]  # noqa: Y015

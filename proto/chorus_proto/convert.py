@@ -67,6 +67,7 @@ def gpu_message(gpu: Gpu) -> common_pb2.Gpu:
         bandwidth_bytes_per_s=gpu.bandwidth_bytes_per_s,
         flops_per_s=gpu.flops_per_s,
         shares_host_memory=gpu.shares_host_memory,
+        unusable=not gpu.usable,
     )
 
 
@@ -79,6 +80,7 @@ def of_gpu(message: common_pb2.Gpu) -> Gpu:
         bandwidth_bytes_per_s=message.bandwidth_bytes_per_s if message.HasField("bandwidth_bytes_per_s") else None,
         flops_per_s=message.flops_per_s if message.HasField("flops_per_s") else None,
         shares_host_memory=message.shares_host_memory,
+        usable=not message.unusable,
     )
 
 

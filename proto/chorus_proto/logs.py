@@ -35,8 +35,8 @@ def configure(
 ) -> Callable[[], None]:
     """Send every record at `level` or above to `stream` and, when given, to `file` (10 files of 10 MiB at most).
 
-    `file_level` lets the file hold more, or less, than the stream. Replaces what an earlier call set up. Returns what takes it down again. Raises SettingsError for an unknown level
-    or a file that cannot be written.
+    `file_level` lets the file hold more, or less, than the stream. Replaces what an earlier call set up. Returns what
+    takes it down again. Raises SettingsError for an unknown level or a file that cannot be written.
     """
     for one in (level, file_level or level):
         if one.lower() not in LEVELS:

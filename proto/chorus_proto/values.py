@@ -72,6 +72,8 @@ class Gpu:
     bandwidth_bytes_per_s: float | None = None
     flops_per_s: float | None = None
     shares_host_memory: bool = False
+    usable: bool = True
+    """False when no engine of the node can compute on it, e.g. the bundled one on Windows and Linux."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

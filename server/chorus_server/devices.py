@@ -63,11 +63,12 @@ class Device:
 
 
 def devices_of(hardware: Hardware) -> tuple[Device, ...]:
-    """The GPUs together (layers split by memory), if their memory is known, and the CPU, which every PC has."""
+    """The usable GPUs together (layers split by memory), if their memory is known, and the CPU, which every PC has."""
     found: list[Device] = []
-    discrete = [gpu for gpu in hardware.gpus if _known(gpu.memory_bytes) and not gpu.shares_host_memory]
+    gpus = [gpu for gpu in hardware.gpus if gpu.usable]
+    discrete = [gpu for gpu in gpus if _known(gpu.memory_bytes) and not gpu.shares_host_memory]
     # An integrated GPU of unknown speed is hardly faster than the CPU, and most engines cannot use it.
-    shared = [gpu for gpu in hardware.gpus if gpu.shares_host_memory and _known(gpu.flops_per_s)]
+    shared = [gpu for gpu in gpus if gpu.shares_host_memory and _known(gpu.flops_per_s)]
     if discrete:
         found.append(_together(discrete))
     found.extend(_shared(gpu, hardware) for gpu in shared[:1])

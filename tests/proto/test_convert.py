@@ -88,7 +88,10 @@ HARDWARE = Hardware(
     physical_cores=2,
     ram_bytes=24_000_000_000,
     ram_available_bytes=0,
-    gpus=(Gpu(name="RTX 3060", vendor="nvidia", memory_bytes=12_000_000_000, memory_free_bytes=0), Gpu(name="?")),
+    gpus=(
+        Gpu(name="RTX 3060", vendor="nvidia", memory_bytes=12_000_000_000, memory_free_bytes=0),
+        Gpu(name="?", usable=False),
+    ),
     memory_bandwidth_bytes_per_s=1.5e10,
     fingerprint="f",
 )

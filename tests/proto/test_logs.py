@@ -175,3 +175,14 @@ def test_the_file_rotates_so_that_ten_of_them_bound_the_disk(tmp_path: Path, mon
 def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be written"):
         logs.configure("info", stream=io.StringIO(), file=tmp_path)
+
+
+def test_the_file_may_hold_more_than_the_terminal(tmp_path: Path) -> None:
+    made, file = Terminal(), tmp_path / "chorus.log"
+    undo = logs.configure("warning", stream=made.stream, file=file, file_level="info")
+    log.debug("nowhere")
+    log.info("only in the file")
+    log.warning("in both")
+    undo()
+    assert [line.rpartition(": ")[2] for line in made.lines()] == ["in both"]
+    assert [line.rpartition(": ")[2] for line in file.read_text().splitlines()] == ["only in the file", "in both"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import tomllib
 from pathlib import Path
@@ -197,3 +198,11 @@ def test_more_of_anything_never_lowers_the_score() -> None:
 def test_the_sample_hardware_files_land_in_the_three_tiers(name: str, least: float, below: float) -> None:
     hardware = msgspec.convert(tomllib.loads((DOCS / f"{name}.toml").read_text(encoding="utf-8")), Hardware)
     assert least <= score(hardware).score < below
+
+
+def test_a_gpu_that_no_engine_there_can_use_does_not_count() -> None:
+    gpu = Gpu(name="RTX 4090", vendor="nvidia", memory_bytes=24 * 10**9, bandwidth_bytes_per_s=1e12, flops_per_s=1e14)
+    pc = Hardware(os="linux", arch="x86_64", ram_bytes=16 * 10**9, physical_cores=4, gpus=(gpu,))
+    idle_gpu = dataclasses.replace(pc, gpus=(dataclasses.replace(gpu, usable=False),))
+    assert score(pc).score > 80
+    assert score(idle_gpu) == score(dataclasses.replace(pc, gpus=()))

@@ -101,6 +101,8 @@ class LlamaServerEngine:
         flags += ["--threads", str(self._threads), "--threads-batch", str(self._threads)]
         # Thoughts stay in the text, where the agent separates them for every engine alike.
         flags += ["--slots", "--metrics", "--jinja", "--reasoning-format", "none", "--offline", "--no-webui"]
+        # Prompts of idle slots would be kept in host memory, 8 GiB by default: no estimate could hold.
+        flags += ["--cache-ram", "0"]
         if self._gpu_layers is not None:
             flags += ["--gpu-layers", str(self._gpu_layers)]
         if model.embedding:
