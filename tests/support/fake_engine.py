@@ -13,11 +13,12 @@ from chorus_proto.values import EngineKind, ModelFile
 
 
 class FakeLoaded:
-    """Says the words of the prompt back, one delta each, pausing at `hold` when a test has cleared it."""
+    """Says the prompt's words back, one delta each; stops before word `words_before_hold` while `hold` is clear."""
 
     def __init__(self, options: LoadOptions) -> None:
         self.slots = options.slots
         self.context_tokens = options.context_tokens
+        self.words_before_hold = 0
         self.hold = asyncio.Event()
         self.hold.set()
         self.closed = asyncio.Event()
@@ -28,8 +29,9 @@ class FakeLoaded:
         words = (generation.prompt or "").split()
         self.generating += 1
         try:
-            for word in words:
-                await self.hold.wait()
+            for number, word in enumerate(words):
+                if number >= self.words_before_hold:
+                    await self.hold.wait()
                 if self.closed.is_set():
                     raise EngineFailed("the engine is gone")
                 yield Delta(word)

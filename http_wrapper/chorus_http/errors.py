@@ -1,0 +1,125 @@
+"""The one place where a refusal or failure becomes HTTP, in the shape that OpenAI's clients parse."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import msgspec
+from quart import Quart, Response
+from werkzeug.exceptions import HTTPException
+
+from chorus_http.exchange import Exchange, current_exchange
+from chorus_proto.errors import (
+    BodyTooLarge,
+    ClusterError,
+    ErrorCode,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+)
+
+log = logging.getLogger(__name__)
+
+_RETRY_AFTER_S = 2.0
+"""For a 503 whose raiser knows no better time."""
+
+# A second try by the client can help and repeats no work that it already paid for. QUEUE_TIMEOUT is absent: that caller
+# has said how long it wants to wait.
+_WORTH_RETRYING = frozenset(
+    {
+        ErrorCode.NO_REPLICA,
+        ErrorCode.NO_NODES,
+        ErrorCode.QUEUE_FULL,
+        ErrorCode.DRAINING,
+        ErrorCode.COORDINATOR_UNAVAILABLE,
+        ErrorCode.ENGINE_UNAVAILABLE,
+        ErrorCode.NODE_LOST,
+    }
+)
+
+_encode = msgspec.json.Encoder().encode
+
+
+def error_type(error: ClusterError) -> str:
+    """OpenAI's `error.type`: whose fault it is."""
+    return "server_error" if error.surface.http >= 500 else "invalid_request_error"
+
+
+def error_body(error: ClusterError) -> bytes:
+    return _encode(
+        {"error": {"message": error.message, "type": error_type(error), "param": error.param, "code": error.code}}
+    )
+
+
+def stream_error_event(error: ClusterError, exchange: Exchange, *, partial: bool) -> bytes:
+    """The event that ends a stream whose status is already sent; no `[DONE]` follows. `partial`: output was shown."""
+    body = {
+        "message": error.message,
+        "type": error_type(error),
+        "code": error.code,
+        "param": error.param,
+        "partial": partial,
+        "request_id": exchange.request_id,
+    }
+    return b"data: %b\n\n" % _encode({"error": body})
+
+
+def error_headers(error: ClusterError) -> dict[str, str]:
+    headers = {"x-should-retry": "true" if error.code in _WORTH_RETRYING else "false"}
+    after_s = error.retry_after_s
+    if after_s is None and error.surface.http == 503:
+        after_s = _RETRY_AFTER_S
+    if after_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(after_s)))
+    return headers
+
+
+def error_response(error: ClusterError) -> Response:
+    response = Response(error_body(error), status=error.surface.http, content_type="application/json")
+    response.headers.update(error_headers(error))
+    return response
+
+
+def unexpected(error: Exception, exchange: Exchange) -> InternalError:
+    """What the caller hears of a bug: the request id, under which the log has the traceback."""
+    log.error("bug while serving request %s", exchange.request_id, exc_info=error)
+    return InternalError(f"Internal error. The log has the details under request {exchange.request_id}.")
+
+
+def install_error_handlers(app: Quart) -> None:
+    async def refused(error: ClusterError) -> Response:
+        exchange = current_exchange()
+        log.info("request %s refused: %s: %s", exchange.request_id, error.code, error.message)
+        return error_response(error)
+
+    async def http_error(error: HTTPException) -> Response:
+        response = error_response(_of_http(error, error.code or 500))
+        for name, value in error.get_headers():
+            if name.lower() == "allow":
+                response.headers[name] = value
+        return response
+
+    async def bug(error: Exception) -> Response:
+        return error_response(unexpected(error, current_exchange()))
+
+    app.register_error_handler(ClusterError, refused)
+    app.register_error_handler(HTTPException, http_error)
+    app.register_error_handler(Exception, bug)
+
+
+def _of_http(error: HTTPException, code: int) -> ClusterError:
+    match code:
+        case 404:
+            return NotFound("No such path here. GET / lists what there is.")
+        case 405:
+            return MethodNotAllowed("This path does not take that method; the Allow header lists those it takes.")
+        case 408:
+            return InvalidRequest("The body did not arrive in time.")
+        case 413:
+            return BodyTooLarge("The body is over the limit.")
+        case _ if code < 500:
+            return InvalidRequest("The request could not be understood.")
+        case _:
+            return unexpected(error, current_exchange())

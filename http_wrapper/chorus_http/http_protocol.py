@@ -1,0 +1,139 @@
+"""uvicorn's HTTP/1.1 protocol with the limits that it does not have: size and time of a request's head and body.
+
+uvicorn counts no header bytes with httptools and lets a request arrive one byte a minute (`failures.md` 6, C09-C12).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from chorus_http.errors import error_body
+from chorus_http.exchange import ABORT_KEY
+from chorus_http.settings import HttpSettings
+from chorus_proto.errors import ClusterError, InvalidRequest
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+_BODY_GRACE_S = 5.0
+"""The app refuses a late body in words; this much later the connection is cut."""
+_DRAINED_BODIES = 2
+"""A body over the limit is read and dropped up to this many limits, so that its sender gets to see the refusal."""
+
+
+class _HeadTooLarge(Exception):
+    """Stops httptools; the caller gets `send_400_response`'s 431."""
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    settings = HttpSettings()
+    """Set by the subclass that `bounded` makes."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._reading_head = True
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._refusal: tuple[int, ClusterError] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._within(self.settings.head_within_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._reading_head and not self.transport.is_closing():
+            # httptools holds an unfinished header back, so what it has not shown yet is counted here.
+            self._head_bytes += len(data)
+            if self._head_bytes > 2 * self.settings.head_limit_bytes:
+                self._refusal = _HEAD_REFUSAL
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        cast("dict[str, object]", self.scope)[ABORT_KEY] = self.transport.abort
+        self._reading_head = True
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._within(self.settings.head_within_s)
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value) + 4)
+        if len(self.headers) >= self.settings.head_limit_fields:
+            self._refuse_head()
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._reading_head = False
+        self._within(self.settings.body_within_s + _BODY_GRACE_S)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self._body_bytes > _DRAINED_BODIES * self.settings.body_limit_bytes:
+            self.transport.close()
+            return
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_time()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        status, error = self._refusal or (400, InvalidRequest("This is not an HTTP/1.1 request."))
+        body = error_body(error)
+        self.transport.write(
+            b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (STATUS_LINE[status], len(body), body)
+        )
+        self.transport.close()
+
+    def _count_head(self, count: int) -> None:
+        self._head_bytes += count
+        if self._head_bytes > self.settings.head_limit_bytes:
+            self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        self._refusal = _HEAD_REFUSAL
+        raise _HeadTooLarge
+
+    def _within(self, seconds: float) -> None:
+        self._in_time()
+        self._deadline = self.loop.call_later(seconds, self.transport.close)
+
+    def _in_time(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+_HEAD_REFUSAL: tuple[int, ClusterError] = (
+    431,
+    InvalidRequest("The request's headers are over the limit in size or number."),
+)
+
+
+def bounded(limits: HttpSettings) -> type[asyncio.Protocol]:
+    """The protocol class that uvicorn makes connections of."""
+    return cast("type[asyncio.Protocol]", type("BoundedHttpProtocol", (BoundedHttpProtocol,), {"settings": limits}))

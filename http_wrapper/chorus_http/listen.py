@@ -1,0 +1,131 @@
+"""Puts the app on a port: takes the socket first, so that a port in use is known before anything else starts."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import sys
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from quart import Quart
+
+from chorus_http.http_protocol import bounded
+from chorus_http.settings import HttpSettings
+
+_BACKLOG = 1024
+_GRACE_S = 5.0
+
+
+class CannotListen(Exception):  # not a ClusterError: no caller hears it, the person at the terminal does
+    """The address cannot be served; the message names the fix."""
+
+
+class HttpServer:
+    """A running server. `wait_stopped` returns only when it is over, and raises what ended it."""
+
+    def __init__(self, host: str, port: int, task: asyncio.Task[None]) -> None:
+        self.port = port
+        self.url = f"http://{_shown_host(host)}:{port}"
+        self._task = task
+
+    async def wait_stopped(self) -> None:
+        await asyncio.shield(self._task)
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its signal handlers, which belong to the process, and with an event for being ready."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+@asynccontextmanager
+async def serving(app: Quart, settings: HttpSettings) -> AsyncGenerator[HttpServer, None]:
+    """Serve `app` while the block runs. Leaving it takes no new connection and lets running requests finish within
+    `drain_within_s`; what is left then is cut off.
+
+    Raises CannotListen.
+    """
+    listener = bind(settings.host, settings.http_port)
+    server = _Uvicorn(
+        uvicorn.Config(
+            app,
+            http=bounded(settings),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=round(settings.keep_alive_s),
+            timeout_graceful_shutdown=max(1, round(settings.drain_within_s)),
+            backlog=_BACKLOG,
+        )
+    )
+    task = asyncio.create_task(server.serve(sockets=[listener]), name="http-server")
+    started = asyncio.create_task(server.ready.wait(), name="http-server-ready")
+    try:
+        await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        yield HttpServer(settings.host, listener.getsockname()[1], task)
+    finally:
+        started.cancel()
+        server.should_exit = True
+        await asyncio.wait({task}, timeout=settings.drain_within_s + _GRACE_S)
+        task.cancel()
+        listener.close()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening address, or CannotListen with the fix in words. Port 0 takes any free one."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError, OverflowError) as error:
+        raise CannotListen(f"cannot listen on {host}:{port}: {error}; set --host to an address of this PC") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if sys.platform == "win32":
+            # Windows' SO_REUSEADDR would let two processes share the port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise CannotListen(f"cannot listen on {_shown_host(host)}:{port}: {_fix(error)}") from None
+    return listener
+
+
+def _fix(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "the port is in use; stop the program that holds it, or choose another with --http-port"
+        case errno.EACCES:
+            # Windows says so too when another program holds the port for itself.
+            return "the port is in use or not open to this user; choose another above 1023 with --http-port"
+        case errno.EADDRNOTAVAIL:
+            return "this PC has no such address; set --host to one that it has, or to 127.0.0.1"
+        case _:
+            return error.strerror or str(error)
+
+
+def _shown_host(host: str) -> str:
+    if host in ("", "0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,58 @@
+"""OpenAI's API: chat, completions and the list of models."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response
+
+from chorus_http.body import json_body
+from chorus_http.calls import Caller
+from chorus_http.exchange import current_exchange
+from chorus_http.replies import json_reply
+from chorus_http.state import StateReader, find_model, ready_models
+from chorus_proto.clock import Clock
+from chorus_proto.dialects.openai_request import parse_chat, parse_completion
+from chorus_proto.values import ModelSummary
+
+
+def openai_routes(caller: Caller, states: StateReader, clock: Clock) -> Blueprint:
+    routes = Blueprint("openai", __name__)
+    # OpenAI tells when a model was made; a cluster only knows since when it could have served it.
+    created_unix_s = int(clock.unix_s())
+
+    async def chat() -> Response:
+        return await caller.answer(parse_chat(await json_body()), current_exchange())
+
+    async def completions() -> Response:
+        return await caller.answer(parse_completion(await json_body()), current_exchange())
+
+    async def models() -> Response:
+        ready = ready_models(await states.state())
+        return json_reply({"object": "list", "data": [_model(model, created_unix_s) for model in ready]})
+
+    async def model(name: str) -> Response:
+        return json_reply(_model(find_model(await states.state(), name), created_unix_s))
+
+    routes.add_url_rule("/v1/chat/completions", "chat", chat, methods=["POST"])
+    routes.add_url_rule("/v1/completions", "completions", completions, methods=["POST"])
+    routes.add_url_rule("/v1/models", "models", models, methods=["GET"])
+    # Names may hold slashes, as in `org/model`.
+    routes.add_url_rule("/v1/models/<path:name>", "model", model, methods=["GET"])
+    return routes
+
+
+def _model(model: ModelSummary, created_unix_s: int) -> dict[str, object]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": created_unix_s,
+        "owned_by": "chorus",
+        "name": model.name,  # Open WebUI fails on a null name
+        "x_chorus": {
+            "ready_on": model.ready_on,
+            "on_disk_at": model.on_disk_at,
+            "tier": model.tier,
+            "parameters": model.parameters or None,
+            "context_tokens": model.context_tokens or None,
+            "embedding": model.embedding,
+        },
+    }

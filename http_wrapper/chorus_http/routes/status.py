@@ -1,0 +1,187 @@
+"""How the cluster is, for people, dashboards and probes; POST /reassign. Nothing here waits in a queue."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from quart import Blueprint, Response
+
+import chorus_proto
+from chorus_http.metrics import HttpMetrics
+from chorus_http.replies import json_reply
+from chorus_http.state import StateReader, alive_nodes, ready_models
+from chorus_proto.cluster import Cluster
+from chorus_proto.errors import ClusterError, CoordinatorUnavailable
+from chorus_proto.values import Assignment, Node, NodeState, Replica
+
+_REASSIGN_WITHIN_S = 30.0
+_METRICS_WITHIN_S = 2.0
+
+_ENDPOINTS = {
+    "GET /": "this description",
+    "GET /health": "is this process alive, and how many PCs and models serve",
+    "GET /status": "every PC with its score, its model and its load",
+    "GET /readyz": "200 once a model can answer, else 503 with the reason",
+    "GET /metrics": "Prometheus metrics",
+    "POST /query": 'ask several PCs at once: {"prompt": ..., "strategy": "first|concat|longest|vote"}',
+    "POST /reassign": "place the models anew",
+    "POST /v1/chat/completions": "OpenAI chat, also streamed",
+    "POST /v1/completions": "OpenAI completions, also streamed",
+    "GET /v1/models": "the models that can answer now",
+}
+
+
+def status_routes(cluster: Cluster, states: StateReader, metrics: HttpMetrics) -> Blueprint:
+    routes = Blueprint("status", __name__)
+
+    async def describe() -> Response:
+        return json_reply(
+            {
+                "name": "Chorus",
+                "description": "Several PCs as one local-LLM service",
+                "version": chorus_proto.__version__,
+                "status": "running",
+                "endpoints": _ENDPOINTS,
+            }
+        )
+
+    async def health() -> Response:
+        # A live process without a coordinator is alive: 200 with `healthy: false`. /readyz is the probe that fails.
+        try:
+            state = await states.state()
+        except ClusterError as error:
+            return json_reply({"healthy": False, "connected_clients": 0, "active_models": 0, "message": error.message})
+        clients, models = len(alive_nodes(state)), len(ready_models(state))
+        return json_reply(
+            {
+                "healthy": True,
+                "connected_clients": clients,
+                "active_models": models,
+                "message": f"Server healthy. {clients} clients, {models} active models.",
+                "version": state.version,
+                "uptime_s": state.uptime_s,
+                "draining": state.draining,
+            }
+        )
+
+    async def status() -> Response:
+        state = await states.state()
+        return json_reply(
+            {
+                "total_clients": len(state.nodes),
+                "active_clients": len(alive_nodes(state)),
+                "available_models": [model.name for model in ready_models(state)],
+                "healthy": not state.draining,
+                "version": state.version,
+                "epoch": state.epoch,
+                "uptime_s": state.uptime_s,
+                "draining": state.draining,
+                "routing_strategy": state.routing_strategy,
+                "requests": {
+                    "waiting": state.waiting,
+                    "running": state.running,
+                    "finished_total": state.finished_total,
+                    "failed_total": state.failed_total,
+                    "cancelled_total": state.cancelled_total,
+                },
+                "clients": [_client(node) for node in state.nodes],
+            }
+        )
+
+    async def readyz() -> Response:
+        try:
+            state = await states.state()
+        except ClusterError as error:
+            return json_reply({"ready": False, "reason": error.message}, status=503)
+        reason = None
+        if state.draining:
+            reason = "The coordinator is shutting down."
+        elif not any(node.state is not NodeState.DEAD for node in state.nodes):
+            reason = "No PC is connected."
+        elif not ready_models(state):
+            reason = "No model is loaded yet."
+        return json_reply({"ready": reason is None, "reason": reason}, status=200 if reason is None else 503)
+
+    async def reassign() -> Response:
+        try:
+            async with asyncio.timeout(_REASSIGN_WITHIN_S):
+                reassignment = await cluster.reassign()
+        except TimeoutError:
+            raise CoordinatorUnavailable("The coordinator did not answer in time.") from None
+        placed = reassignment.assignments
+        return json_reply(
+            {
+                "success": True,
+                "message": f"Models placed anew on {len(placed)} clients.",
+                "assignments": [_assignment(one) for one in placed],
+            }
+        )
+
+    async def scrape() -> Response:
+        # Scrapers want this page most when the coordinator is away.
+        try:
+            async with asyncio.timeout(_METRICS_WITHIN_S):
+                theirs = await cluster.metrics()
+            metrics.coordinator_up.set(1)
+        except (ClusterError, TimeoutError):
+            theirs = b""
+            metrics.coordinator_up.set(0)
+        return Response(metrics.text() + theirs, content_type=CONTENT_TYPE_LATEST)
+
+    for path, view in (("/", describe), ("/health", health), ("/status", status), ("/readyz", readyz)):
+        routes.add_url_rule(path, view.__name__, view, methods=["GET"])
+    routes.add_url_rule("/metrics", "metrics", scrape, methods=["GET"])
+    routes.add_url_rule("/reassign", "reassign", reassign, methods=["POST"])
+    return routes
+
+
+def _assignment(assignment: Assignment) -> dict[str, object]:
+    return {
+        "node_id": assignment.node_id,
+        "node": assignment.node_name,
+        "model": assignment.model,
+        "previous_model": assignment.previous_model,
+        "reason": assignment.reason,
+    }
+
+
+def _client(node: Node) -> dict[str, object]:
+    return {
+        "client_id": node.client_id,
+        "node_id": node.node_id,
+        "node": node.name,
+        "address": node.address,
+        "state": node.state,
+        "performance_score": node.score.score,
+        "limited_by": node.score.limited_by,
+        "assigned_model": node.assigned_model,
+        "assignment_reason": node.assignment_reason,
+        "models": [model.name for model in node.models],
+        "replicas": [_replica(replica) for replica in node.replicas],
+        "running": node.running,
+        "tokens_total": node.tokens_total,
+        "heartbeat_age_s": node.heartbeat_age_s,
+        "uptime_s": node.uptime_s,
+        "cpu_percent": node.cpu_percent,
+        "ram_available_bytes": node.ram_available_bytes,
+        "version": node.version,
+        "hardware": node.hardware,
+    }
+
+
+def _replica(replica: Replica) -> dict[str, object]:
+    report = replica.report
+    return {
+        "model": report.model,
+        "state": report.state,
+        "engine": report.engine,
+        "slots": report.slots,
+        "slots_busy": replica.slots_busy,
+        "context_tokens": report.context_tokens,
+        "resident_bytes": report.resident_bytes,
+        "progress": report.progress,
+        "detail": report.detail,
+        "decode_tokens_per_s": replica.decode_tokens_per_s,
+        "prefill_tokens_per_s": replica.prefill_tokens_per_s,
+    }

@@ -1,0 +1,35 @@
+"""What can be set on the HTTP wrapper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from chorus_proto.settings import setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings:
+    """Seconds and bytes as the names say. Ports in 0-65535; 0 picks a free one."""
+
+    host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for every PC on the LAN")
+    http_port: int = setting(5001, "port for HTTP callers; 0 picks a free one", minimum=0, maximum=65535)
+    state_dir: Path = setting(Path("~/.chorus"), "folder of everything that survives a restart")
+    insecure: bool = setting(False, "listen beyond this PC although nothing is encrypted and no key is asked for")
+    body_limit_bytes: int = setting(10 * 1024 * 1024, "largest request body", minimum=1024)
+    body_within_s: float = setting(30.0, "a body that takes longer to arrive is refused", minimum=0.1)
+    head_limit_bytes: int = setting(16 * 1024, "request line and headers together", minimum=1024)
+    head_limit_fields: int = setting(100, "header lines of one request", minimum=10)
+    head_within_s: float = setting(10.0, "headers that take longer to arrive are refused", minimum=0.1)
+    request_within_s: float = setting(1800.0, "longest time of one request, queue included", minimum=1)
+    metadata_within_s: float = setting(2.0, "longest wait for the coordinator by /status and its like", minimum=0.1)
+    ping_every_s: float = setting(1.0, "seconds between comments on a silent stream", minimum=0.1)
+    stream_open_after_s: float = setting(
+        10.0, "a stream without output by now is opened; before, a failure still gets its own status", minimum=0
+    )
+    stream_buffer_bytes: int = setting(256 * 1024, "unread bytes of one stream before its node pauses", minimum=4096)
+    stall_within_s: float = setting(30.0, "a caller who reads nothing for this long is cut off", minimum=1)
+    keep_alive_s: float = setting(75.0, "an idle connection is closed after this", minimum=1)
+    drain_within_s: float = setting(30.0, "running requests may finish for this long at shutdown", minimum=0)
+    cors_origins: tuple[str, ...] = setting((), "origins whose web pages may call; none by default")
+    log_requests: bool = setting(False, "one log line for each request, never with prompts")
