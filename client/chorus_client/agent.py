@@ -13,10 +13,10 @@ import msgspec
 from chorus_client.engines.base import LoadOptions
 from chorus_client.hardware import LiveReader
 from chorus_client.link import Uplink
+from chorus_client.orders import ExecuteOrder, LoadOrder, UnloadOrder
 from chorus_client.pool import Pool
-from chorus_proto import PROTOCOL_MAX, PROTOCOL_MIN, __version__, node_pb2
+from chorus_proto import PROTOCOL_MAX, PROTOCOL_MIN, __version__
 from chorus_proto.clock import Clock
-from chorus_proto.convert import of_dialect
 from chorus_proto.dialects.openai_answer import Renderer, renderer
 from chorus_proto.errors import (
     ClusterError,
@@ -29,7 +29,7 @@ from chorus_proto.errors import (
 )
 from chorus_proto.frames import StreamClosed, Window
 from chorus_proto.generation import Done, Generation
-from chorus_proto.ids import InstanceId, ModelName, NodeId, RequestId
+from chorus_proto.ids import InstanceId, NodeId
 from chorus_proto.values import (
     EngineKind,
     Hardware,
@@ -140,16 +140,16 @@ class Agent:
         if self._uplink is not None:
             self._uplink.inventory(self._models)
 
-    def load(self, order: node_pb2.LoadModel) -> None:
+    def load(self, order: LoadOrder) -> None:
         self._pool.load(
-            ModelName(order.model),
+            order.model,
             LoadOptions(slots=order.slots, context_tokens=order.context_tokens),
         )
 
-    def unload(self, order: node_pb2.UnloadModel) -> None:
-        self._pool.unload(ModelName(order.model), drain_s=order.drain_ms / 1000)
+    def unload(self, order: UnloadOrder) -> None:
+        self._pool.unload(order.model, drain_s=order.drain_s)
 
-    def execute(self, order: node_pb2.Execute) -> None:
+    def execute(self, order: ExecuteOrder) -> None:
         uplink = self._uplink
         if uplink is None:
             return
@@ -170,11 +170,11 @@ class Agent:
 
     # One execution ------------------------------------------------------------------------------------------------
 
-    async def _execute(self, order: node_pb2.Execute, uplink: Uplink, window: Window) -> None:
+    async def _execute(self, order: ExecuteOrder, uplink: Uplink, window: Window) -> None:
         try:
             if self._fenced():
                 raise NodeLost("the lease of this node has run out")
-            async with asyncio.timeout(order.remaining_ms / 1000):
+            async with asyncio.timeout(order.within_s):
                 await self._generate(order, uplink, window)
         except ClusterError as error:
             uplink.failed(order.execution_id, error)
@@ -187,11 +187,11 @@ class Agent:
             log.exception("request %s broke", order.request_id)
             uplink.failed(order.execution_id, InternalError("internal error on the node"))
 
-    async def _generate(self, order: node_pb2.Execute, uplink: Uplink, window: Window) -> None:
+    async def _generate(self, order: ExecuteOrder, uplink: Uplink, window: Window) -> None:
         began_s = self._clock.monotonic_s()
         first_s: float | None = None
         generation, render = _read(order)
-        with self._pool.acquire(ModelName(order.model)) as loaded:
+        with self._pool.acquire(order.model) as loaded:
             async with aclosing(loaded.generate(generation)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Done):
@@ -225,20 +225,19 @@ class Agent:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _read(order: node_pb2.Execute) -> tuple[Generation, Renderer]:
+def _read(order: ExecuteOrder) -> tuple[Generation, Renderer]:
     """Raises Unsupported for a dialect and InvalidRequest for a generation that this agent does not understand."""
-    dialect = of_dialect(order.dialect)
-    if dialect is None:
-        raise Unsupported(f"dialect {order.dialect} is unknown to this agent (Chorus {__version__}); upgrade it")
+    if order.dialect is None:
+        raise Unsupported(f"the request's dialect is unknown to this agent (Chorus {__version__}); upgrade it")
     try:
         generation = Generation.decoded(order.generation)
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"this agent (Chorus {__version__}) cannot read the request: {error}") from None
     render = renderer(
-        dialect,
+        order.dialect,
         stream=order.stream,
-        request_id=RequestId(order.request_id),
-        model=ModelName(order.model),
+        request_id=order.request_id,
+        model=order.model,
         created_unix_s=order.created_unix_s,
         include_usage=generation.include_usage,
     )

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Iterable
-from typing import Protocol
+from collections.abc import AsyncIterator, Iterable
 
 import grpc
 from grpc import aio
 
+from chorus_client.orders import ExecuteOrder, LoadOrder, Orders, UnloadOrder
 from chorus_proto import node_pb2, node_pb2_grpc
 from chorus_proto.channel import DIALER_OPTIONS
 from chorus_proto.clock import Clock
@@ -23,6 +23,7 @@ from chorus_proto.convert import (
     heartbeat_message,
     hello_message,
     model_file_message,
+    of_dialect,
     of_welcome,
     replica_message,
     timings_message,
@@ -30,6 +31,7 @@ from chorus_proto.convert import (
 )
 from chorus_proto.errors import ClusterError
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Outbox, StreamClosed
+from chorus_proto.ids import ExecutionId, ModelName, RequestId
 from chorus_proto.values import Heartbeat, Hello, ModelFile, ReplicaReport, Timings, Usage, Welcome
 
 log = logging.getLogger(__name__)
@@ -53,28 +55,6 @@ class Refused(Exception):
 
 def output_frame(execution_id: int, payload: bytes, tokens: int) -> node_pb2.AgentFrame:
     return node_pb2.AgentFrame(output=node_pb2.Output(execution_id=execution_id, payload=payload, tokens=tokens))
-
-
-class Orders(Protocol):
-    """What the coordinator may tell an agent. Each returns at once; work goes on in tasks of the agent's."""
-
-    def hello(self) -> Hello: ...
-
-    def linked(self, uplink: Uplink, welcome: Welcome) -> None: ...
-
-    def unlinked(self) -> None: ...
-
-    def beat(self, sequence: int) -> Awaitable[Heartbeat]: ...
-
-    def execute(self, order: node_pb2.Execute) -> None: ...
-
-    def cancel(self, execution_id: int) -> None: ...
-
-    def credit(self, execution_id: int, count_bytes: int) -> None: ...
-
-    def load(self, order: node_pb2.LoadModel) -> None: ...
-
-    def unload(self, order: node_pb2.UnloadModel) -> None: ...
 
 
 class Uplink:
@@ -247,7 +227,7 @@ class AgentLink:
     def _take(self, frame: node_pb2.CoordinatorFrame) -> None:
         match frame.WhichOneof("kind"):
             case "execute":
-                self._orders.execute(frame.execute)
+                self._orders.execute(_execute_order(frame.execute))
             case "cancel":
                 self._orders.cancel(frame.cancel.execution_id)
             case "credit":
@@ -256,9 +236,17 @@ class AgentLink:
                 self._renewed_at_s = self._clock.monotonic_s()
                 self._lease_s = frame.renewal.lease_ms / 1000
             case "load":
-                self._orders.load(frame.load)
+                self._orders.load(
+                    LoadOrder(
+                        model=ModelName(frame.load.model),
+                        slots=frame.load.slots,
+                        context_tokens=frame.load.context_tokens,
+                    )
+                )
             case "unload":
-                self._orders.unload(frame.unload)
+                self._orders.unload(
+                    UnloadOrder(model=ModelName(frame.unload.model), drain_s=frame.unload.drain_ms / 1000)
+                )
             case "goodbye":
                 log.info("the coordinator says goodbye: %s", frame.goodbye.reason)
             case _:
@@ -287,3 +275,17 @@ def _status_of(error: aio.AioRpcError | _NoWelcome) -> tuple[grpc.StatusCode | N
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return error.code(), "it cannot be reached; is it running there, and is --join right?"
     return error.code(), details
+
+
+def _execute_order(message: node_pb2.Execute) -> ExecuteOrder:
+    return ExecuteOrder(
+        execution_id=ExecutionId(message.execution_id),
+        request_id=RequestId(message.request_id),
+        model=ModelName(message.model),
+        dialect=of_dialect(message.dialect),
+        stream=message.stream,
+        generation=message.generation,
+        within_s=message.remaining_ms / 1000,
+        created_unix_s=message.created_unix_s,
+        window_bytes=message.window_bytes,
+    )

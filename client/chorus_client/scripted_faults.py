@@ -1,4 +1,4 @@
-"""The faults that the scripted engine can be told to have (`failures.md` section 4), and how they are written."""
+"""The faults that the scripted engine can be told to have, and how they are written."""
 
 from __future__ import annotations
 

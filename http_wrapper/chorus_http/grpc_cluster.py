@@ -18,14 +18,8 @@ from chorus_proto import coordinator_pb2, coordinator_pb2_grpc
 from chorus_proto.channel import DIALER_OPTIONS
 from chorus_proto.cluster import Ask, AskEvent, AskFinished, Call, CallEvent, CallFinished, CallOutput, MemberDelta
 from chorus_proto.convert import of_failure
-from chorus_proto.convert_state import (
-    ask_message,
-    of_ask_frame,
-    of_call_frame,
-    of_reassignment,
-    of_state,
-    submit_message,
-)
+from chorus_proto.convert_calls import ask_message, of_ask_frame, of_call_frame, submit_message
+from chorus_proto.convert_state import of_reassignment, of_state
 from chorus_proto.errors import CoordinatorUnavailable
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Mailbox, Outbox, StreamClosed
 from chorus_proto.values import ClusterState, Reassignment

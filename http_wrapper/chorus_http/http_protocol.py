@@ -1,6 +1,6 @@
 """uvicorn's HTTP/1.1 protocol with the limits that it does not have: size and time of a request's head and body.
 
-uvicorn counts no header bytes with httptools and lets a request arrive one byte a minute (`failures.md` 6, C09-C12).
+uvicorn counts no header bytes with httptools and lets a request arrive one byte a minute.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A pump takes from the cluster while the response sends: what came while a write was in flight goes out joined, in one
 write, with no timer in between. The buffer between them is bounded, so a slow reader slows its own node down, and one
-who stops reading is cut off (`failures.md` 2.5).
+who stops reading is cut off.
 """
 
 from __future__ import annotations

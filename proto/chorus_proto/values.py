@@ -16,7 +16,7 @@ class EngineKind(StrEnum):
 
 
 class NodeState(StrEnum):
-    """`failures.md` 2.2: 3 s without a heartbeat is suspect (no new work), 10 s is dead (the lease ends)."""
+    """By default 3 s without a heartbeat is suspect (no new work), 10 s is dead (the lease ends)."""
 
     ALIVE = "alive"
     SUSPECT = "suspect"
@@ -146,7 +146,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """How able a PC is, 0-100, and why (`scheduling.md` 1.3)."""
+    """How able a PC is, 0-100, and why; `chorus_server.scoring` says how it is made."""
 
     score: float
     comfortable_parameters: float

@@ -12,18 +12,17 @@ from grpc import aio
 from chorus_proto import coordinator_pb2, coordinator_pb2_grpc
 from chorus_proto.cluster import AskFinished, CallOutput, CallStarted, Cluster, MemberDelta, MemberStarted
 from chorus_proto.convert import failure_message
-from chorus_proto.convert_state import (
+from chorus_proto.convert_calls import (
     ask_finished_message,
     failed_frame,
     finished_message,
     member_answer_message,
     of_ask,
     of_submit,
-    reassignment_message,
     reply_frame,
     started_message,
-    state_message,
 )
+from chorus_proto.convert_state import reassignment_message, state_message
 from chorus_proto.errors import ClusterError, InternalError, InvalidRequest
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Outbox, StreamClosed, Window
 
@@ -176,12 +175,12 @@ class ApiService(coordinator_pb2_grpc.CoordinatorServiceServicer):
             reader.cancel()
             await caller.end()
 
-    async def GetState(  # noqa: N802
+    async def GetState(  # noqa: N802  # the name in the .proto
         self, request: coordinator_pb2.GetStateRequest, context: StateContext
     ) -> coordinator_pb2.ClusterState:
         return state_message(await self._cluster.state())
 
-    async def Reassign(  # noqa: N802
+    async def Reassign(  # noqa: N802  # the name in the .proto
         self, request: coordinator_pb2.ReassignRequest, context: ReassignContext
     ) -> coordinator_pb2.ReassignReply:
         try:
@@ -189,7 +188,7 @@ class ApiService(coordinator_pb2_grpc.CoordinatorServiceServicer):
         except ClusterError as error:
             await context.abort(error.surface.grpc, error.message)
 
-    async def GetMetrics(  # noqa: N802
+    async def GetMetrics(  # noqa: N802  # the name in the .proto
         self, request: coordinator_pb2.GetMetricsRequest, context: MetricsContext
     ) -> coordinator_pb2.GetMetricsReply:
         return coordinator_pb2.GetMetricsReply(text=await self._cluster.metrics())

@@ -334,8 +334,7 @@ class Coordinator:
         running = [record for record in self._registry.records() if record.link is not None]
         try:
             async with asyncio.timeout(self._settings.drain_s):
-                # Polled, because nothing here must hold up a link's reader to announce its last frame.
-                while any(record.link is not None and record.link.running for record in running):  # noqa: ASYNC110
+                while any(record.link is not None and record.link.running for record in running):  # noqa: ASYNC110  # no link's reader has to announce its last frame
                     await asyncio.sleep(DRAIN_POLL_S)
         except TimeoutError:
             log.warning("requests still ran after %g s of draining; they are cut", self._settings.drain_s)

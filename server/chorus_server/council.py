@@ -20,7 +20,7 @@ from chorus_proto.cluster import (
     MemberDelta,
     MemberStarted,
 )
-from chorus_proto.errors import Cancelled, ClusterError, DeadlineExceeded, NoAnswer, NoNodes, NoReplica
+from chorus_proto.errors import Cancelled, ClusterError, DeadlineExceeded, NoAnswer, NodeLost, NoNodes, NoReplica
 from chorus_proto.ids import ModelName, NodeId, RequestId
 from chorus_proto.values import Dialect, ReplicaState
 from chorus_server.aggregate import aggregate
@@ -148,10 +148,17 @@ class Council:
         began_s = self._clock.monotonic_s()
         answer = MemberAnswer(node_id=member.node_id, node_name=member.node_name, model=member.model)
         try:
+            self._refuse_the_lost(member)
             answer = await self._answer_of(ask, member, number, answer, events)
         except ClusterError as error:
             answer = replace(answer, error=error)
         await events.put(replace(answer, seconds=self._clock.monotonic_s() - began_s))
+
+    def _refuse_the_lost(self, member: Member) -> None:
+        """A request may wait for a node to come back; a question to many is not held up by one that is away."""
+        record = self._registry.find(member.node_id)
+        if not record.takes_work:
+            raise NodeLost(f"node {record.name} is {record.state}: nothing heard from it")
 
     async def _answer_of(
         self,
@@ -174,7 +181,7 @@ class Council:
         )
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = ""
-        async with aclosing(self._dispatcher.run(call)) as outputs:
+        async with aclosing(self._dispatcher.run(call, attempts=1)) as outputs:
             async for output in outputs:
                 if isinstance(output, CallOutput):
                     text += decoder.decode(output.payload)

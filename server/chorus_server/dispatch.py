@@ -54,11 +54,11 @@ class Dispatcher:
         self._attempts = attempts
         self._execution_ids = count(1)
 
-    async def run(self, call: Call) -> AsyncGenerator[CallEvent, None]:
-        """See `Cluster.submit`."""
+    async def run(self, call: Call, *, attempts: int | None = None) -> AsyncGenerator[CallEvent, None]:
+        """See `Cluster.submit`. `attempts` replaces the setting: a council gives each member one."""
         ended = False
         try:
-            async with aclosing(self._run(call)) as events:
+            async with aclosing(self._run(call, attempts or self._attempts)) as events:
                 async for event in events:
                     ended = isinstance(event, CallFinished)
                     yield event
@@ -71,7 +71,7 @@ class Dispatcher:
                 self._counters.cancelled()
             raise
 
-    async def _run(self, call: Call) -> AsyncGenerator[CallEvent, None]:
+    async def _run(self, call: Call, attempts: int) -> AsyncGenerator[CallEvent, None]:
         if len(call.generation) > GENERATION_LIMIT_BYTES:
             raise BodyTooLarge(f"the request is over {GENERATION_LIMIT_BYTES // 1024} KiB of text; shorten it")
         began_s = self._clock.monotonic_s()
@@ -87,7 +87,7 @@ class Dispatcher:
         )
         excluded: set[int] = set()
         lost: ClusterError | None = None
-        for attempt in range(1, self._attempts + 1):
+        for attempt in range(1, attempts + 1):
             left_s = deadline_s - self._clock.monotonic_s()
             if left_s <= 0:
                 raise DeadlineExceeded(f"the request's {call.within_s:g} s were over before a slot came free")
@@ -111,7 +111,7 @@ class Dispatcher:
                         yield event
                 return
             except ClusterError as error:
-                if shown or not error.surface.retryable or attempt == self._attempts:
+                if shown or not error.surface.retryable or attempt == attempts:
                     raise
                 log.info("request %s leaves node %s: %s", call.request_id, seat.record.name, error.message)
                 self._counters.retried()

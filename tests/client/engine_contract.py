@@ -68,7 +68,7 @@ async def until(condition: Callable[[], Awaitable[bool]], *, within_s: float, wh
     """Poll with a deadline; the failure says what did not come."""
     try:
         async with asyncio.timeout(within_s):
-            while not await condition():  # noqa: ASYNC110 - the condition lives in another process
+            while not await condition():
                 await asyncio.sleep(0.02)
     except TimeoutError:
         pytest.fail(f"not within {within_s} s: {what}")

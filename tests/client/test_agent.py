@@ -9,12 +9,13 @@ from chorus_client.agent import Agent, Identity
 from chorus_client.engines.base import LoadOptions
 from chorus_client.hardware import LiveReader
 from chorus_client.link import Uplink
+from chorus_client.orders import ExecuteOrder
 from chorus_client.pool import Pool
-from chorus_proto import common_pb2, node_pb2
+from chorus_proto import node_pb2
 from chorus_proto.generation import Generation
-from chorus_proto.ids import InstanceId, ModelName, NodeId
+from chorus_proto.ids import ExecutionId, InstanceId, ModelName, NodeId, RequestId
 from chorus_proto.sizing import DeviceKind
-from chorus_proto.values import EngineKind, Hardware, ReplicaReport, ReplicaState, Welcome
+from chorus_proto.values import Dialect, EngineKind, Hardware, ReplicaReport, ReplicaState, Welcome
 from tests.support.clock import FakeClock
 from tests.support.fake_engine import FakeEngine
 
@@ -80,19 +81,19 @@ def order(
     execution_id: int = 1,
     model: str = "echo",
     window_bytes: int = 1000,
-    dialect: common_pb2.Dialect.ValueType = common_pb2.DIALECT_TEXT,
+    dialect: Dialect | None = Dialect.TEXT,
     generation: bytes | None = None,
-    remaining_ms: int = 5000,
-) -> node_pb2.Execute:
-    return node_pb2.Execute(
-        execution_id=execution_id,
-        request_id="r",
-        attempt=1,
-        model=model,
+    within_s: float = 5.0,
+) -> ExecuteOrder:
+    return ExecuteOrder(
+        execution_id=ExecutionId(execution_id),
+        request_id=RequestId("r"),
+        model=ModelName(model),
         dialect=dialect,
         stream=True,
         generation=generation if generation is not None else Generation(prompt=prompt).encoded(),
-        remaining_ms=remaining_ms,
+        within_s=within_s,
+        created_unix_s=0,
         window_bytes=window_bytes,
     )
 
@@ -161,11 +162,10 @@ def test_an_answer_pauses_until_its_reader_has_read() -> None:
 
 def test_what_cannot_be_done_is_answered_with_its_code() -> None:
     async def scenario(bench: Bench) -> None:
-        unknown_dialect = common_pb2.Dialect.ValueType(99)
         for number, (wrong, code) in enumerate(
             (
                 (order("x", execution_id=11, model="parrot"), "load_failed"),
-                (order("x", execution_id=12, dialect=unknown_dialect), "unsupported"),
+                (order("x", execution_id=12, dialect=None), "unsupported"),
                 (order("x", execution_id=13, generation=b"{"), "invalid_request"),
             )
         ):
@@ -193,7 +193,7 @@ def test_an_engine_that_dies_fails_the_order() -> None:
 def test_a_request_out_of_time_ends_with_a_deadline() -> None:
     async def scenario(bench: Bench) -> None:
         bench.engine.loads[0].hold.clear()
-        bench.agent.execute(order("one", remaining_ms=20))
+        bench.agent.execute(order("one", within_s=0.02))
         _, end = await bench.answer(1)
         assert end.failed.failure.code == "deadline_exceeded"
 

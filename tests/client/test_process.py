@@ -33,7 +33,7 @@ asyncio.run(main())
 
 
 async def said(child: ChildProcess, words: str) -> None:
-    while words not in child.output.lines():  # noqa: ASYNC110 - the child tells nobody that it printed
+    while words not in child.output.lines():
         await asyncio.sleep(0.02)
 
 

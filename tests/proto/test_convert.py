@@ -17,22 +17,19 @@ from chorus_proto.convert import (
     replica_message,
     welcome_message,
 )
-from chorus_proto.convert_state import (
+from chorus_proto.convert_calls import (
     ask_finished_message,
     ask_message,
     finished_message,
     of_ask,
     of_ask_frame,
     of_call_frame,
-    of_reassignment,
-    of_state,
     of_submit,
-    reassignment_message,
     reply_frame,
     started_message,
-    state_message,
     submit_message,
 )
+from chorus_proto.convert_state import of_reassignment, of_state, reassignment_message, state_message
 from chorus_proto.errors import ERROR_OF_CODE, ErrorCode, InternalError, QueueFull
 from chorus_proto.ids import InstanceId, ModelName, NodeId, RequestId
 from chorus_proto.values import (

@@ -138,3 +138,32 @@ def test_asking_when_nothing_is_loaded_says_so(tmp_path: Path) -> None:
             await events_of(coordinator, ask_for())
 
     play(tmp_path, scenario)
+
+
+def test_a_node_that_is_away_is_named_at_once_and_holds_up_nobody(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        here, away = FakeNode(coordinator, clock, "here"), FakeNode(coordinator, clock, "away")
+        here.ready()
+        away.ready()
+        away.lose()
+        asking = asyncio.create_task(events_of(coordinator, ask_for(within_s=600)))
+        await answer(here, "Paris")
+        codes = {member.node_name: member.error and member.error.code for member in last(await asking).members}
+        assert codes == {"here": None, "away": ErrorCode.NODE_LOST}
+
+    play(tmp_path, scenario)
+
+
+def test_a_member_lost_on_its_way_is_not_waited_for(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        here, away = FakeNode(coordinator, clock, "here"), FakeNode(coordinator, clock, "away")
+        here.ready()
+        away.ready()
+        asking = asyncio.create_task(events_of(coordinator, ask_for(within_s=600)))
+        await away.next_execute()
+        away.lose()
+        await answer(here, "Paris")
+        codes = {member.node_name: member.error and member.error.code for member in last(await asking).members}
+        assert codes == {"here": None, "away": ErrorCode.NODE_LOST}
+
+    play(tmp_path, scenario)

@@ -26,7 +26,7 @@ _MOST_ERROR_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """How long one answer may keep us waiting (`failures.md` 2.4 gives the caps)."""
+    """How long one answer may keep us waiting."""
 
     connect_s: float = 3.0
     first_token_s: float = 600.0

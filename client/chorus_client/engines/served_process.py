@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeLimits:
-    """How long a child process may keep us waiting (`failures.md` 2.4)."""
+    """How long a child process may keep us waiting."""
 
     load_s: float = 300.0
     load_s_per_gib: float = 20.0

@@ -150,7 +150,7 @@ def _client(node: Node) -> dict[str, object]:
     return {
         "client_id": node.client_id,
         "node_id": node.node_id,
-        "node": node.name,
+        "name": node.name,
         "address": node.address,
         "state": node.state,
         "performance_score": node.score.score,

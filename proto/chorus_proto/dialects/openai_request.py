@@ -173,7 +173,7 @@ def parse_completion(raw: bytes) -> ParsedRequest:
 
 
 def tokens_estimate(text_bytes: int) -> int:
-    """How many tokens `text_bytes` of prompt may be, for admission only: bytes / 3 (`failures.md` 3, row 30)."""
+    """How many tokens `text_bytes` of prompt may be, for admission only: bytes / 3."""
     return -(-text_bytes // 3)
 
 

@@ -1,7 +1,7 @@
 """OpenAI's `response_format`, checked before an engine turns a schema into a grammar.
 
 A grammar compiler is where a hostile schema hurts: recursion, huge repeat counts and nested quantifiers blow it up, and
-it runs in the engine that others share (`failures.md` 6, D07). So what costs more than it says is refused here.
+it runs in the engine that others share. So what costs more than it says is refused here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one door for JSON that a stranger sent (`failures.md` 5, "Strict JSON loader").
+"""The one door for JSON that a stranger sent.
 
 Python's `json` takes duplicate keys, NaN, lone surrogates and any depth; what those do depends on who reads them next,
 so they stop here. RFC 8259 leaves duplicate names undefined and RFC 7493 (I-JSON) forbids them.

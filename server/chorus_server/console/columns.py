@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import IO, cast
 
@@ -21,6 +23,8 @@ COLUMN_WIDTH = 38
 """Narrower than this, an answer is not readable; a wider terminal gets fewer rows of panels."""
 PANEL_LINES = 8
 REDRAW_EVERY_S = 0.1
+
+_utf8 = partial(codecs.getincrementaldecoder("utf-8"), errors="replace")
 
 
 class _Sink:
@@ -43,19 +47,23 @@ class Columns:
 
     def __init__(self, write: Callable[[str], None], *, width: int, clock: Clock) -> None:
         self._texts: dict[NodeId, str] = {}
+        self._decoders: dict[NodeId, codecs.IncrementalDecoder] = {}
         self._headings: dict[NodeId, str] = {}
+        self._width = width
         self._per_row = max(1, width // COLUMN_WIDTH)
         self._clock = clock
         self._drawn_at_s = clock.monotonic_s()
         console = Console(
             file=cast("IO[str]", _Sink(write)),
             width=width,
-            height=1_000,
             force_terminal=True,
             legacy_windows=False,
             highlight=False,
         )
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        # Redirected, what `write` prints would come back here.
+        self._live = Live(
+            console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
 
     def __enter__(self) -> Columns:
         self._live.start()
@@ -72,11 +80,8 @@ class Columns:
         self._draw()
 
     def grew(self, event: MemberDelta) -> None:
-        # Only the tail is shown: a character cut in two shows as a mark and is repaired by the full answer below.
-        kept = PANEL_LINES * COLUMN_WIDTH * 4
-        self._texts[event.node_id] = (self._texts.get(event.node_id, "") + event.text.decode("utf-8", "replace"))[
-            -kept:
-        ]
+        piece = self._decoders.setdefault(event.node_id, _utf8()).decode(event.text)
+        self._texts[event.node_id] = (self._texts.get(event.node_id, "") + piece)[-PANEL_LINES * self._width :]
         if self._clock.monotonic_s() - self._drawn_at_s >= REDRAW_EVERY_S:
             self._draw()
 
@@ -89,20 +94,20 @@ class Columns:
 
     def _draw(self) -> None:
         self._drawn_at_s = self._clock.monotonic_s()
-        panels = [self._panel(node_id) for node_id in self._texts]
+        per_row = min(self._per_row, len(self._texts))
+        panels = [self._panel(node_id, self._width // per_row - 4) for node_id in self._texts]
         rows: list[Table] = []
-        for begin in range(0, len(panels), self._per_row):
+        for begin in range(0, len(panels), per_row):
             row = Table.grid(expand=True)
-            for _ in range(min(self._per_row, len(panels))):
+            for _ in range(per_row):
                 row.add_column(ratio=1)
-            row.add_row(*panels[begin : begin + self._per_row])
+            row.add_row(*panels[begin : begin + per_row])
             rows.append(row)
         self._live.update(Group(*rows), refresh=True)
 
-    def _panel(self, node_id: NodeId) -> Panel:
-        width = COLUMN_WIDTH - 4
+    def _panel(self, node_id: NodeId, width: int) -> Panel:
         tail: list[str] = []
         for line in printable(self._texts[node_id]).split("\n"):
             tail += [line[begin : begin + width] for begin in range(0, len(line), width)] or [""]
-        shown = Text("\n".join(tail[-PANEL_LINES:]), no_wrap=True)
+        shown = Text("\n".join(tail[-PANEL_LINES:]), no_wrap=True, overflow="crop")
         return Panel(shown, title=Text(printable(self._headings[node_id])), height=PANEL_LINES + 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -140,13 +141,12 @@ class Console:
     async def _ask_command(self, line: str) -> None:
         """`ask NODE PROMPT`, `ask NODE NODE ... -- PROMPT`, `ask all PROMPT`."""
         _, _, rest = line.partition(line.split()[0])
-        head, dashes, prompt = rest.partition(" -- ")
-        if dashes:
-            nodes = head.split()
+        head, *after_dashes = re.split(r"\s--(?:\s|$)", rest, maxsplit=1)
+        if after_dashes:
+            nodes, prompt = head.split(), after_dashes[0].strip()
         else:
             first, _, prompt = rest.strip().partition(" ")
-            nodes = [first] if first else []
-        prompt = prompt.strip()
+            nodes, prompt = [first], prompt.strip()
         if not nodes or not prompt:
             self._say("usage: ask NODE PROMPT, ask NODE NODE ... -- PROMPT, or ask all PROMPT")
             return
@@ -158,7 +158,7 @@ class Console:
         for unknown in (node for node in nodes if node not in known):
             names = sorted(node.name for node in present)
             near = closest(unknown, names)
-            hint = f"did you mean {near[0]}?" if near else f"nodes: {', '.join(names) or 'none'}"
+            hint = f"did you mean {near[0]}?" if near else f"nodes: {', '.join(names) or 'none'}."
             self._say(f"error: no node {unknown!r}; {hint} To ask all of them: ask all {line}")
             return
         await self._ask(tuple(nodes), prompt)

@@ -122,7 +122,7 @@ class Writer:
         self._connection.execute("SAVEPOINT job")
         try:
             job.run(self._connection)
-        except Exception as error:
+        except Exception as error:  # whatever it is, it belongs to this job's waiter alone
             if not self._connection.in_transaction:
                 # SQLite has rolled the whole transaction back (disk full, I/O error): everybody's changes are gone.
                 raise

@@ -1,0 +1,64 @@
+"""What a coordinator may order, as values: the border between the link, which reads, and the agent, which acts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from chorus_proto.ids import ExecutionId, ModelName, RequestId
+from chorus_proto.values import Dialect, Heartbeat, Hello, Welcome
+
+if TYPE_CHECKING:
+    from chorus_client.link import Uplink
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecuteOrder:
+    """Run one attempt of a request. `dialect` is None for one that this agent is too old to know."""
+
+    execution_id: ExecutionId
+    request_id: RequestId
+    model: ModelName
+    dialect: Dialect | None
+    stream: bool
+    generation: bytes
+    within_s: float
+    created_unix_s: int
+    window_bytes: int
+    """Payload bytes that may be sent before the first credit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOrder:
+    model: ModelName
+    slots: int
+    context_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnloadOrder:
+    model: ModelName
+    drain_s: float
+
+
+class Orders(Protocol):
+    """Who acts on the orders. Each returns at once; work goes on in tasks of its own."""
+
+    def hello(self) -> Hello: ...
+
+    def linked(self, uplink: Uplink, welcome: Welcome) -> None: ...
+
+    def unlinked(self) -> None: ...
+
+    def beat(self, sequence: int) -> Awaitable[Heartbeat]: ...
+
+    def execute(self, order: ExecuteOrder) -> None: ...
+
+    def cancel(self, execution_id: int) -> None: ...
+
+    def credit(self, execution_id: int, count_bytes: int) -> None: ...
+
+    def load(self, order: LoadOrder) -> None: ...
+
+    def unload(self, order: UnloadOrder) -> None: ...

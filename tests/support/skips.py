@@ -1,0 +1,53 @@
+"""In CI a skipped test is a test that was lost: the run fails, unless the skip is on this list with its reason."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+ALLOWED: dict[str, str] = {
+    "needs Windows": "job objects and console events exist there only; the Windows run of CI has them",
+    "needs POSIX": "signals and process groups that Windows lacks; the Linux run of CI has them",
+    "needs an external llama-server": "built from source in 15 minutes; the bundled engine runs the same tests",
+}
+"""How a skip's message begins -> why CI may skip it."""
+
+_unexplained: list[str] = []
+
+
+def explained(message: str) -> bool:
+    """Is this skip message on the list?"""
+    return any(message.removeprefix("Skipped: ").startswith(start) for start in ALLOWED)
+
+
+def in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("1", "true")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _note(report.nodeid, report.longrepr)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.skipped:
+        _note(report.nodeid, report.longrepr)
+
+
+def _note(where: str, longrepr: object) -> None:
+    message = str(longrepr[2]) if isinstance(longrepr, tuple) and len(longrepr) == 3 else str(longrepr)  # pyright: ignore[reportUnknownArgumentType]  # pytest documents (path, line, message)
+    if not explained(message):
+        _unexplained.append(f"{where}: {message}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _unexplained and in_ci():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _unexplained and in_ci():
+        terminalreporter.section("skipped in CI without a known reason: the run fails", red=True)
+        for line in _unexplained:
+            terminalreporter.line(line)
