@@ -1,0 +1,81 @@
+"""What people see on the terminal of the hub."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chorus_cli.address import join_address, lan_address
+from chorus_proto.exposure import is_loopback
+from chorus_proto.logs import escaped
+from chorus_proto.values import ClusterState, NodeState
+from chorus_server.console import registered_lines
+from chorus_server.events import Event, Events, NodeChanged, NodeRegistered
+
+QUESTION = "What is the capital of France?"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where the hub answers: `host` is what it is bound to, `grpc` and `http` what this PC dials."""
+
+    host: str
+    grpc: str
+    http: str
+
+    @property
+    def join(self) -> str:
+        """HOST:PORT for other PCs."""
+        return join_address(self.host, self.grpc)
+
+
+def print_registrations(events: Events) -> Callable[[], None]:
+    """Print the lines of each PC that joins, and one when it goes; returns what ends it."""
+
+    def tell(event: Event) -> None:
+        match event:
+            case NodeRegistered(node=node, total_nodes=total):
+                print(*registered_lines(node, total, encoding=sys.stdout.encoding), sep="\n", flush=True)
+            case NodeChanged(name=name, state=NodeState.DEAD, reason=reason):
+                print(escaped(f"PC {name} is gone: {reason}"), flush=True)
+            case _:
+                return
+
+    return events.subscribe(tell)
+
+
+def ready_lines(version: str, state: ClusterState, model: str | None, at: Addresses) -> list[str]:
+    """What to do next, once the hub answers."""
+    pcs = len(state.nodes)
+    what = f"{model} is ready" if model else "no model is ready yet"
+    return [
+        "",
+        f"Chorus {version}: {what}, {pcs} PC{'' if pcs == 1 else 's'}.",
+        "",
+        f"  API and status  {at.http} (OpenAI: {at.http}/v1)",
+        *join_lines(at),
+        f"  ask it          {sample_curl(at.http, model or 'MODEL')}",
+        "  stop            Ctrl+C",
+        "",
+    ]
+
+
+def join_lines(at: Addresses) -> list[str]:
+    """How other PCs come in."""
+    if is_loopback(at.host):
+        port = at.grpc.rpartition(":")[2]
+        return [
+            "  other PCs       cannot join yet: start again with --host 0.0.0.0 --insecure (no keys, no TLS: only on a",
+            f"                  network you trust), then on each PC: chorus agent --join {lan_address()}:{port}",
+        ]
+    return [f"  other PCs       on each one: chorus agent --join {at.join}"]
+
+
+def sample_curl(http_url: str, model: str, *, windows: bool = sys.platform == "win32") -> str:
+    """A command that works when pasted."""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": QUESTION}]})
+    quoted = '"' + body.replace('"', '\\"') + '"' if windows else f"'{body}'"
+    kind = '"Content-Type: application/json"'
+    return f"curl {http_url}/v1/chat/completions -H {kind} -d {quoted}"

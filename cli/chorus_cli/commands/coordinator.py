@@ -1,0 +1,55 @@
+"""`chorus coordinator`: the brain alone, with its console on the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from chorus_cli.address import join_address
+from chorus_cli.announce import print_registrations
+from chorus_cli.options import effective, ready_file_option, settings_options
+from chorus_cli.process import ask_to_stop, first_of, logging_to, pid_file, run_until_stopped
+from chorus_cli.ready_file import ready_file
+from chorus_cli.settings import CliSettings
+from chorus_proto.clock import SystemClock
+from chorus_proto.cluster import Cluster
+from chorus_server.app import running
+from chorus_server.console import Ended, run_terminal
+from chorus_server.settings import CoordinatorSettings
+
+
+@click.command("coordinator")
+@ready_file_option
+@settings_options(CoordinatorSettings)
+@settings_options(CliSettings, only=("log_level", "console"), config=False)
+def command(config: Path | None, ready_file: Path | None, **flags: object) -> None:
+    """Start the coordinator alone; agents and wrappers dial it."""
+    settings = effective(CoordinatorSettings, "coordinator", config=config, flags=flags)
+    cli = effective(CliSettings, "cli", config=config, flags=flags, warn=False)
+    console = sys.stdin.isatty() if cli.console is None else cli.console
+    with logging_to(settings.state_dir, "coordinator", cli.log_level):
+        run_until_stopped(lambda stop: run(settings, ready_file, stop, console=console))
+
+
+async def run(settings: CoordinatorSettings, ready: Path | None, stop: asyncio.Event, *, console: bool) -> None:
+    """Raises SettingsError."""
+    async with running(settings, SystemClock()) as hub:
+        print_registrations(hub.coordinator.events)
+        with pid_file(settings.state_dir, "coordinator"), ready_file(ready) as told:
+            join = join_address(settings.host, hub.grpc_address)
+            told.write({"grpc_address": hub.grpc_address, "join": join})
+            print(f"coordinator ready; on each PC run: chorus agent --join {join}", flush=True)
+            if console:
+                await first_of(stop.wait(), terminal(hub.coordinator, stop))
+            else:
+                await stop.wait()
+
+
+async def terminal(cluster: Cluster, stop: asyncio.Event) -> None:
+    """Take prompts until `quit`, which ends the process; the end of the input (Ctrl+D) ends only the console."""
+    ended = await run_terminal(cluster, on_interrupt=lambda: ask_to_stop(stop))
+    if ended is Ended.END_OF_INPUT:
+        await stop.wait()

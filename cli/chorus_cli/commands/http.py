@@ -1,0 +1,83 @@
+"""`chorus http`: the HTTP address alone, for a coordinator in another process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import click
+
+from chorus_cli.address import checked_address
+from chorus_cli.options import effective, ready_file_option, settings_options
+from chorus_cli.process import first_of, logging_to, pid_file, run_until_stopped
+from chorus_cli.ready_file import ready_file
+from chorus_cli.settings import CliSettings
+from chorus_http.app import create_app
+from chorus_http.grpc_cluster import GrpcCluster
+from chorus_http.listen import CannotListen, HttpServer, serving
+from chorus_http.settings import HttpSettings
+from chorus_proto.clock import Clock, SystemClock
+from chorus_proto.cluster import Cluster
+from chorus_proto.errors import ClusterError
+from chorus_proto.exposure import refuse_exposure
+from chorus_proto.settings import SettingsError
+
+RETRY_S = 0.25
+
+
+@click.command("http")
+@ready_file_option
+@settings_options(HttpSettings)
+@settings_options(CliSettings, only=("coordinator", "log_level", "answer_within_s"), config=False)
+def command(config: Path | None, ready_file: Path | None, **flags: object) -> None:
+    """Start an HTTP address for a coordinator that runs elsewhere."""
+    settings = effective(HttpSettings, "http", config=config, flags=flags)
+    cli = effective(CliSettings, "cli", config=config, flags=flags, warn=False)
+    checked_address(cli.coordinator, "--coordinator")
+    with logging_to(settings.state_dir, "http", cli.log_level):
+        run_until_stopped(lambda stop: run(settings, cli, ready_file, stop))
+
+
+async def run(settings: HttpSettings, cli: CliSettings, ready: Path | None, stop: asyncio.Event) -> None:
+    """Raises SettingsError. A coordinator that is away is no reason to end: callers get 503 until it comes."""
+    cluster = GrpcCluster(cli.coordinator, within_s=cli.answer_within_s)
+    try:
+        async with listening(cluster, settings, SystemClock()) as server:
+            with pid_file(settings.state_dir, "http"), ready_file(ready) as told:
+                print(f"HTTP address {server.url} for the coordinator at {cli.coordinator}", flush=True)
+
+                async def tell() -> None:
+                    await _answers(cluster, cli.coordinator)
+                    told.write({"http_url": server.url, "grpc_address": cli.coordinator})
+                    await stop.wait()
+
+                await first_of(stop.wait(), server.wait_stopped(), tell())
+    finally:
+        await cluster.aclose()
+
+
+async def _answers(cluster: GrpcCluster, address: str) -> None:
+    """Wait until the coordinator does; say once when it does not at first."""
+    told = False
+    while True:
+        try:
+            await cluster.state()
+            return
+        except ClusterError as error:
+            if not told:
+                print(f"waiting: {error.message}; is --coordinator {address} right?", flush=True)
+                told = True
+            await asyncio.sleep(RETRY_S)
+
+
+@asynccontextmanager
+async def listening(cluster: Cluster, settings: HttpSettings, clock: Clock) -> AsyncGenerator[HttpServer]:
+    """The HTTP address of `cluster` while the block runs. Raises SettingsError when it cannot be had."""
+    refuse_exposure("the HTTP address", settings.host, insecure=settings.insecure)
+    try:
+        async with serving(create_app(cluster, settings, clock), settings) as server:
+            yield server
+    except CannotListen as error:
+        raise SettingsError(str(error)) from None

@@ -1,0 +1,47 @@
+"""Short questions to a coordinator that runs somewhere else: connect, ask, one line when it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from chorus_cli.address import checked_address
+from chorus_cli.options import effective
+from chorus_cli.settings import CliSettings
+from chorus_http.grpc_cluster import GrpcCluster
+from chorus_proto import logs
+from chorus_proto.errors import ClusterError
+
+Answer = TypeVar("Answer")
+
+GIVEN = ("coordinator", "log_level", "answer_within_s")
+"""The settings that every question has."""
+
+
+def asked(
+    question: Callable[[GrpcCluster, CliSettings], Awaitable[Answer]], *, config: Path | None, flags: dict[str, object]
+) -> Answer:
+    """Run `question` against the coordinator of the settings. Raises SettingsError, and ClickException (exit code 1)
+    with the cluster's own words when it refuses or is away."""
+    settings = effective(CliSettings, "cli", config=config, flags=flags)
+    address = checked_address(settings.coordinator, "--coordinator")
+    undo = logs.configure(settings.log_level, stream=sys.stderr, file=None)
+
+    async def inside() -> Answer:
+        cluster = GrpcCluster(address, within_s=settings.answer_within_s)
+        try:
+            return await question(cluster, settings)
+        finally:
+            await cluster.aclose()
+
+    try:
+        return asyncio.run(inside())
+    except ClusterError as error:
+        raise click.ClickException(error.message) from None
+    finally:
+        undo()
