@@ -1,0 +1,92 @@
+"""The processes that a benchmark measures: a whole Chorus, and engines asked directly beside it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import psutil
+
+START_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hub:
+    """A running `chorus up`: its address, its processes, and how long it took until ready."""
+
+    http_url: str
+    hub: psutil.Process
+    agent: psutil.Process
+    ready_s: float
+
+
+def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> dict[str, object]:
+    ends_at = time.monotonic() + START_WITHIN_S
+    while time.monotonic() < ends_at:
+        if path.exists():
+            return cast("dict[str, object]", json.loads(path.read_text(encoding="utf-8")))
+        if process.poll() is not None:
+            raise SystemExit(f"chorus up ended with {process.returncode}")
+        time.sleep(0.01)
+    raise SystemExit(f"chorus up was not ready within {START_WITHIN_S:g} s")
+
+
+@contextmanager
+def chorus_up(folder: Path, *flags: str) -> Generator[Hub]:
+    """`chorus up` on free ports with its state under `folder`; ended at the end of the block."""
+    ready = folder / "ready.json"
+    ready.unlink(missing_ok=True)
+    began_s = time.perf_counter()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "chorus_cli", "up", "--grpc-port=0", "--http-port=0", "--threads=1"),
+            *(f"--state-dir={folder / 'state'}", f"--ready-file={ready}", *flags),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        told = _wait_for(ready, process)
+        ready_s = time.perf_counter() - began_s
+        hub = psutil.Process(process.pid)
+        agent = next(one for one in hub.children() if "agent" in one.cmdline())
+        yield Hub(http_url=str(told["http_url"]), hub=hub, agent=agent, ready_s=ready_s)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@contextmanager
+def engine(module: str, arguments: Sequence[str]) -> Generator[str]:
+    """An engine command of the agent's, run by hand; its base URL."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, "--port", "0", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("listening "):
+                yield line.split()[1]
+                break
+        else:
+            raise SystemExit(f"{module} did not start")
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """CPU seconds that a process has used so far."""
+    times = process.cpu_times()
+    return times.user + times.system

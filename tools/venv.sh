@@ -1,0 +1,43 @@
+# Sourced by start.sh and test.sh: `chorus_venv base|dev` makes ROOT/.venv ready and sets PY to its Python.
+# POSIX sh, so that macOS's own shell runs it.
+
+find_python() {
+    for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python; do
+        if command -v "$candidate" >/dev/null 2>&1 &&
+            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            echo "$candidate"
+            return 0
+        fi
+    done
+    echo "Chorus needs Python 3.11 or newer; install it (https://www.python.org/downloads/), or name one: PYTHON=/path/to/python3 $0" >&2
+    return 2
+}
+
+chorus_venv() {
+    kind=$1
+    venv=$ROOT/.venv
+    PY=$venv/bin/python
+    stamp=$venv/chorus-installed
+    if ! "$PY" -c '' >/dev/null 2>&1; then
+        python=$(find_python) || exit 2
+        echo "Making $venv ..." >&2
+        rm -rf "$venv"
+        if ! "$python" -m venv "$venv"; then
+            echo "$python cannot make virtual environments; on Debian and Ubuntu: sudo apt install python3-venv" >&2
+            rm -rf "$venv"
+            exit 2
+        fi
+    fi
+    if "$PY" "$ROOT/tools/install_stamp.py" "$kind" "$stamp"; then
+        return 0
+    fi
+    echo "Installing Chorus into $venv (once; needs the internet) ..." >&2
+    rm -f "$stamp"
+    what=$ROOT
+    [ "$kind" = dev ] && what="$ROOT[dev]"
+    if ! "$PY" -m pip install --quiet --disable-pip-version-check -e "$what"; then
+        echo "The installation failed; the reason is above. Run $0 again once it is mended." >&2
+        exit 1
+    fi
+    "$PY" "$ROOT/tools/install_stamp.py" "$kind" "$stamp" --write
+}
