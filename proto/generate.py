@@ -35,8 +35,12 @@ def run_protoc(out: Path) -> list[str]:
     """Compile every .proto of the package into `out/chorus_proto`; return the names written there."""
     proto_names = sorted(path.name for path in (ROOT / PACKAGE).glob("*.proto"))
     well_known = resources.files("grpc_tools") / "_proto"
+    # The plugin lies beside this Python, which may not be on PATH.
+    stubs_plugin = shutil.which("protoc-gen-mypy", path=str(Path(sys.executable).parent)) or "protoc-gen-mypy"
     arguments = [
         "protoc",
+        f"--plugin=protoc-gen-mypy={stubs_plugin}",
+        f"--plugin=protoc-gen-mypy_grpc={stubs_plugin.replace('protoc-gen-mypy', 'protoc-gen-mypy_grpc')}",
         f"--proto_path={ROOT}",
         f"--proto_path={well_known}",
         f"--python_out={out}",

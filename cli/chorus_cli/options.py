@@ -39,12 +39,14 @@ def settings_options(
 ) -> Callable[[F], F]:
     """Give a command one option for each field of these classes, and `--config` (once: a second use leaves it out).
 
+    Secrets get none: a command line is public, so they come from the environment or the file.
+
     Values stay text: the settings loader converts them, so that a flag, a variable and a file key are refused alike.
     """
 
     def decorate(function: F) -> F:
         for name, one in reversed(described(*kinds).items()):
-            if name not in leave_out and (not only or name in only):
+            if name not in leave_out and not one.secret and (not only or name in only):
                 function = _option(one)(function)
         if not config:
             return function

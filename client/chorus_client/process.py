@@ -18,6 +18,7 @@ import psutil
 import chorus_client
 import chorus_proto
 from chorus_client import lifeline
+from chorus_client.footprint import footprint_bytes
 from chorus_client.windows_job import JobObject
 
 log = logging.getLogger(__name__)
@@ -173,17 +174,13 @@ class ChildProcess:
             _signal_group(self.pid, kill=False)
 
     def resident_bytes(self) -> int | None:
-        """Resident memory of the child and its descendants now; None when it is gone. Blocks for some milliseconds."""
+        """Footprint of the child and its descendants now; None when it is gone. Blocks for some milliseconds."""
         try:
             top = psutil.Process(self.pid)
             family = [top, *top.children(recursive=True)]
         except psutil.Error:
             return None
-        total = 0
-        for member in family:
-            with contextlib.suppress(psutil.Error):
-                total += member.memory_info().rss
-        return total or None
+        return footprint_bytes(family)
 
 
 class _Watch(asyncio.SubprocessProtocol):

@@ -29,7 +29,7 @@ class AgentSettings:
     fence_after_s: float = setting(30.0, "without the coordinator for this long, running work is dropped", minimum=1)
     ollama_url: str = setting("http://127.0.0.1:11434", "where Ollama runs, for the ollama engine")
     remote_url: str = setting("", "base URL of an OpenAI-compatible server, for the remote engine")
-    remote_api_key: str = setting("", "its key", secret=True)
+    remote_api_key: str = setting("", "its key; CHORUS_REMOTE_API_KEY or the settings file, never a flag", secret=True)
     scripted_tokens_per_s: float = setting(0.0, "speed of the scripted engine per stream; 0 is full speed", minimum=0)
     scripted_ttft_s: float = setting(0.0, "time to the scripted engine's first token", minimum=0)
     microbench: bool = setting(True, "measure this PC once, so that its score is real")

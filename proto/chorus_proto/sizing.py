@@ -14,10 +14,10 @@ from chorus_proto.values import ModelShape
 
 _MIB = 1 << 20
 
-PROCESS_BYTES = 43_000_000
-"""Resident memory of an engine process without a model. Measured on Linux x86-64 (bundled engine, one thread, prompt
-cache off): with it the estimates of seven combinations of model, slots and context lie within 10 % of the resident
-memory, both right after loading and after 30 long prompts, which leave 10-15 % more."""
+PROCESS_BYTES = 16_700_000
+"""Footprint (anonymous pages, see `chorus_client.footprint`) of an engine process beside model, cache and buffers.
+Measured on Linux x86-64, bundled engine, one thread: 16.1-17.1 MB over nine combinations of model, slots and context
+once prompts have touched every buffer; right after loading up to 6 MB of the buffers are still untouched."""
 
 DISCRETE_GPU_BYTES = 457 * _MIB
 """A CUDA context and the backend's own buffers on each card, as Ollama reserves (its discover and sched packages)."""

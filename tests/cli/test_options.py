@@ -50,7 +50,7 @@ def test_each_field_of_a_settings_class_is_an_option_that_is_none_until_given() 
 @pytest.mark.parametrize(("command", "section"), [("coordinator", "coordinator"), ("http", "http"), ("agent", "agent")])
 def test_a_process_command_has_a_flag_for_every_one_of_its_settings(command: str, section: str) -> None:
     shown = CliRunner().invoke(chorus, [command, "--help"]).output
-    missing = [one.flag for one in describe(FAMILY[section]) if one.flag not in shown]
+    missing = [one.flag for one in describe(FAMILY[section]) if not one.secret and one.flag not in shown]
     assert missing == []
     assert "--config" in shown
     assert "--log-level" in shown
@@ -60,7 +60,7 @@ def test_a_process_command_has_a_flag_for_every_one_of_its_settings(command: str
 def test_up_takes_the_flags_of_all_three_parts_except_whom_to_join() -> None:
     shown = CliRunner().invoke(chorus, ["up", "--help"]).output
     for section in ("coordinator", "http", "agent"):
-        missing = [one.flag for one in describe(FAMILY[section]) if one.flag not in shown]
+        missing = [one.flag for one in describe(FAMILY[section]) if not one.secret and one.flag not in shown]
         assert missing == (["--join"] if section == "agent" else [])
 
 
@@ -94,3 +94,11 @@ def test_lists_mean_the_same_with_commas_and_repeated(tmp_path: Path) -> None:
     ]
     assert outputs[0] == outputs[1]
     assert '"value":"scripted, ollama","origin":"flag --engines"' in outputs[0]
+
+
+def test_no_command_takes_a_secret_on_its_command_line() -> None:
+    secrets = [one.flag for kind in FAMILY.values() for one in describe(kind) if one.secret]
+    assert secrets
+    for command in ("up", "agent", "coordinator", "http"):
+        shown = CliRunner().invoke(chorus, [command, "--help"]).output
+        assert not [flag for flag in secrets if f"{flag} " in shown]

@@ -117,13 +117,13 @@ def test_a_model_above_the_tier_is_refused_with_the_score_it_needs() -> None:
 def test_a_model_that_fits_nowhere_is_refused_with_the_arithmetic() -> None:
     assigned = placed(node(90, *on_disk("llama3.3:70b"), ram_gib=16))
     assert assigned.model is None
-    assert "llama3.3:70b needs 44.7 GB = 43.0 weights + 1.3 KV at 4k + 0.3 buffers; free 12.9" in assigned.reason
+    assert "llama3.3:70b needs 44.6 GB = 43.0 weights + 1.3 KV at 4k + 0.3 buffers; free 12.9" in assigned.reason
 
 
 def test_the_reason_of_an_assignment_holds_the_score_and_the_arithmetic() -> None:
     assigned = placed(node(65, *DEMOS))
     assert assigned.reason == (
-        "Score 65.0 allows medium models; demo-small needs 54.1 MB = 4.2 weights + 2.6 KV at 1k + 47.2 buffers;"
+        "Score 65.0 allows medium models; demo-small needs 27.8 MB = 4.2 weights + 2.6 KV at 1k + 20.9 buffers;"
         " free 51.5 GB; demo-medium is large, above this score."
     )
 

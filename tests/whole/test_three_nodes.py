@@ -80,7 +80,11 @@ def test_a_query_is_answered_by_all_three_and_aggregated(three: Three, strategy:
 
 
 def test_every_model_answers_the_openai_client(three: Three) -> None:
-    client = openai.OpenAI(base_url=f"{three.url}/v1", api_key="none", max_retries=0)
+    with openai.OpenAI(base_url=f"{three.url}/v1", api_key="none", max_retries=0) as client:
+        ask_all_models(client)
+
+
+def ask_all_models(client: openai.OpenAI) -> None:
     assert {model.id for model in client.models.list()} == set(MODELS.values())
     for model in MODELS.values():
         stream = client.chat.completions.create(
