@@ -105,7 +105,8 @@ async def closed_loop(one: Callable[[int], Awaitable[bool]], *, at_once: int, to
     async def worker() -> None:
         nonlocal good
         for number in numbers:
-            good += await one(number)
+            went_well = await one(number)
+            good += went_well
 
     began_s = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(at_once)))

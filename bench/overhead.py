@@ -22,6 +22,7 @@ from bench.processes import Hub, chorus_up, cpu_s, engine
 SCRIPTED = "scripted"
 SLOTS = 1024
 PACE_TOKENS_PER_S = 50.0
+TOKENS_PACED = 50
 
 
 def row(name: str, chorus: float, engine_alone: float, unit: str, *, ratio: bool = True) -> None:
@@ -36,10 +37,7 @@ async def many_streams(target: Target, at_once: int, *, max_tokens: int, rounds:
     for number in range(rounds):
         prompts = [f"bench {number} {stream}" for stream in range(at_once)]
         answers += await asyncio.gather(*(streamed(target, prompt, max_tokens=max_tokens) for prompt in prompts))
-    broken = sum(not answer.complete for answer in answers)
-    if broken:
-        raise SystemExit(f"{broken} of {len(answers)} streams were incomplete at {target.url}")
-    return answers
+    return whole_ones(answers, target)
 
 
 async def interleaved(
@@ -53,10 +51,6 @@ async def interleaved(
     return both
 
 
-def ttfts_ms(answers: list[Streamed]) -> list[float]:
-    return [answer.ttft_s * 1000 for answer in answers]
-
-
 def lateness_ms(answers: list[Streamed], pace: float) -> list[float]:
     """How late each token after the first came, against a metronome that starts with the stream's earliest beat."""
     late: list[float] = []
@@ -67,32 +61,38 @@ def lateness_ms(answers: list[Streamed], pace: float) -> list[float]:
     return late
 
 
-async def first_token(chorus: Target, alone: Target, quick: bool) -> None:
-    for at_once in (1, 16):
-        rounds = 5 if quick else 30
+async def steady(target: Target, at_once: int, *, rounds: int) -> list[Streamed]:
+    """`at_once` callers, each asking again when its paced answer has ended; they start apart."""
 
-        async def load(target: Target, at_once: int = at_once, rounds: int = rounds) -> list[Streamed]:
-            return await many_streams(target, at_once, max_tokens=2, rounds=rounds)
+    async def caller(number: int) -> list[Streamed]:
+        await asyncio.sleep(number * TOKENS_PACED / PACE_TOKENS_PER_S / at_once)
+        prompts = [f"steady {number} {turn}" for turn in range(rounds)]
+        return [await streamed(target, prompt, max_tokens=TOKENS_PACED) for prompt in prompts]
 
-        through, direct = await interleaved(chorus, alone, load, repeats=3)
-        row(f"time to first token p50, {at_once} streams", *_p(through, direct, 0.5), "ms", ratio=False)
-        row(f"time to first token p99, {at_once} streams", *_p(through, direct, 0.99), "ms", ratio=False)
-
-
-def _p(through: list[Streamed], direct: list[Streamed], share: float) -> tuple[float, float]:
-    return percentile(ttfts_ms(through), share), percentile(ttfts_ms(direct), share)
+    answers = [answer for one in await asyncio.gather(*map(caller, range(at_once))) for answer in one]
+    return whole_ones(answers, target)
 
 
-async def token_delay(chorus: Target, alone: Target, quick: bool) -> None:
+def whole_ones(answers: list[Streamed], target: Target) -> list[Streamed]:
+    broken = sum(not answer.complete for answer in answers)
+    if broken:
+        raise SystemExit(f"{broken} of {len(answers)} streams were incomplete at {target.url}")
+    return answers
+
+
+async def delays(chorus: Target, alone: Target, quick: bool) -> None:
+    """Time to first token and lateness of each token while streams run at a person's reading pace."""
     for at_once in (1, 16):
 
         async def load(target: Target, at_once: int = at_once) -> list[Streamed]:
-            return await many_streams(target, at_once, max_tokens=50 if quick else 150, rounds=1)
+            return await steady(target, at_once, rounds=3 if quick else 10)
 
         through, direct = await interleaved(chorus, alone, load, repeats=1 if quick else 2)
         for share in (0.5, 0.99):
+            ttft = [percentile([answer.ttft_s * 1000 for answer in one], share) for one in (through, direct)]
             late = [percentile(lateness_ms(one, PACE_TOKENS_PER_S), share) for one in (through, direct)]
-            row(f"token delay p{share * 100:.0f}, {at_once} paced streams", late[0], late[1], "ms", ratio=False)
+            row(f"time to first token p{share * 100:.0f}, {at_once} streams", ttft[0], ttft[1], "ms", ratio=False)
+            row(f"delay of a token p{share * 100:.0f}, {at_once} streams", late[0], late[1], "ms", ratio=False)
 
 
 async def requests_per_s(chorus: Target, alone: Target, hub: Hub, quick: bool) -> None:
@@ -171,7 +171,7 @@ async def tiny_model(quick: bool, folder: Path) -> None:
         for at_once in (1, 4):
 
             async def load(target: Target, at_once: int = at_once) -> list[Streamed]:
-                return await many_streams(target, at_once, max_tokens=500, rounds=1)
+                return await many_streams(target, at_once, max_tokens=900, rounds=1)
 
             through, direct = await interleaved(chorus, alone, load, repeats=3 if quick else 10)
             row(
@@ -199,7 +199,6 @@ async def main(quick: bool) -> None:
         with engine("chorus_client.scripted_server", fast) as url, chorus_up(folder, *agent) as hub:
             print(f"chorus up to ready, first start: {hub.ready_s:.2f} s")
             chorus, alone = Target(url=hub.http_url, model=SCRIPTED), Target(url=url, model=SCRIPTED)
-            await first_token(chorus, alone, quick)
             await requests_per_s(chorus, alone, hub, quick)
             await chunks_per_s(chorus, alone, hub, quick)
         with (
@@ -208,7 +207,7 @@ async def main(quick: bool) -> None:
         ):
             print(f"chorus up to ready, warm: {hub.ready_s:.2f} s")
             chorus, alone = Target(url=hub.http_url, model=SCRIPTED), Target(url=url, model=SCRIPTED)
-            await token_delay(chorus, alone, quick)
+            await delays(chorus, alone, quick)
             await open_streams(chorus, hub)
         await tiny_model(quick, folder)
 

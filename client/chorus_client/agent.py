@@ -208,12 +208,13 @@ class Agent:
                             render.done(piece),
                         )
                         return
+                    first = first_s is None
                     if first_s is None:
                         first_s = self._clock.monotonic_s()
                     self._tokens_total += piece.tokens
                     payload = render.delta(piece)
                     if payload:
-                        uplink.output(order.execution_id, payload, piece.tokens)
+                        uplink.output(order.execution_id, payload, piece.tokens, first=first)
                         if not window.spend(len(payload)):
                             await window.wait()
         raise EngineFailed("the engine ended its answer without an end")

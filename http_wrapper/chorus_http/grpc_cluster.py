@@ -21,7 +21,7 @@ from chorus_proto.convert import of_failure
 from chorus_proto.convert_calls import ask_message, of_ask_frame, of_call_frame, submit_message
 from chorus_proto.convert_state import of_reassignment, of_state
 from chorus_proto.errors import CoordinatorUnavailable
-from chorus_proto.frames import CONTROL_FRAME_BYTES, Mailbox, Outbox, StreamClosed
+from chorus_proto.frames import CONTROL_FRAME_BYTES, Mailbox, Outbox, Receipts, StreamClosed
 from chorus_proto.values import ClusterState, Reassignment
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ class GrpcCluster:
         """See `Cluster.submit`."""
         frame = coordinator_pb2.CallerFrame(call_id=next(self._call_ids), submit=submit_message(call, WINDOW_BYTES))
         stream, replies = self._open(frame, len(call.generation))
+        receipts = Receipts(WINDOW_BYTES)
         try:
             while True:
                 read_bytes = 0
@@ -138,7 +139,7 @@ class GrpcCluster:
                     if isinstance(event, CallOutput):
                         read_bytes += len(event.payload)
                     yield event
-                self._credit(stream, frame.call_id, read_bytes)
+                self._credit(stream, frame.call_id, receipts.read(read_bytes))
         finally:
             stream.close_call(frame.call_id)
 
@@ -146,6 +147,7 @@ class GrpcCluster:
         """See `Cluster.ask`."""
         frame = coordinator_pb2.CallerFrame(call_id=next(self._call_ids), ask=ask_message(ask, WINDOW_BYTES))
         stream, replies = self._open(frame, len(ask.generation))
+        receipts = Receipts(WINDOW_BYTES)
         try:
             while True:
                 read_bytes = 0
@@ -163,7 +165,7 @@ class GrpcCluster:
                     if isinstance(event, MemberDelta):
                         read_bytes += len(event.text)
                     yield event
-                self._credit(stream, frame.call_id, read_bytes)
+                self._credit(stream, frame.call_id, receipts.read(read_bytes))
         finally:
             stream.close_call(frame.call_id)
 
@@ -177,9 +179,9 @@ class GrpcCluster:
             ) from None
 
     @staticmethod
-    def _credit(stream: _Stream, call_id: int, read_bytes: int) -> None:
-        if read_bytes:
-            credit = coordinator_pb2.CallCredit(bytes=read_bytes)
+    def _credit(stream: _Stream, call_id: int, credit_bytes: int) -> None:
+        if credit_bytes:
+            credit = coordinator_pb2.CallCredit(bytes=credit_bytes)
             stream.send(coordinator_pb2.CallerFrame(call_id=call_id, credit=credit))
 
     async def state(self) -> ClusterState:

@@ -1,8 +1,12 @@
 """The two ends of a multiplexed stream: `Outbox` coalesces what goes out, `Mailbox` holds what came in for one request.
 
-Coalescing has no timer: while one write is in flight, frames queue up, and the next write takes them all (up to a
-limit). Bytes of the same answer that queue up together leave as one frame. Measured before: a message on an open stream
-costs ~110 µs over both ends, a frame in a batch of 16 ~10 µs.
+While one write is in flight, frames queue up, and the next write takes them all (up to a limit). Bytes of the same
+answer that queue up together leave as one frame. Measured before: a message on an open stream costs ~110 µs over both
+ends, a frame in a batch of 16 ~10 µs.
+
+That alone leaves a fast engine with one message for each token: a write is over before the next token. So an outbox may
+keep a gap between writes of answer bytes; whatever is urgent (a first token, an end, a command) goes at once. Measured
+with the tiny model at 2,900 tokens/s: hub and agent took 400 µs of CPU per token without a gap, 130 µs with 2 ms.
 """
 
 from __future__ import annotations
@@ -39,17 +43,27 @@ class _Answer:
 class Outbox(Generic[Frame]):
     """Frames on their way out of one stream. One task drains it with `batches`; everybody else calls `put`.
 
-    `answer_frame(key, payload, tokens)` builds the frame of joined payloads given to `put_answer`.
+    `answer_frame(key, payload, tokens)` builds the frame of joined payloads given to `put_answer`. Writes of nothing
+    but such payloads keep `gap_s` between them.
     """
 
-    def __init__(self, answer_frame: Callable[[int, bytes, int], Frame], *, limit_bytes: int = 8 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        answer_frame: Callable[[int, bytes, int], Frame],
+        *,
+        gap_s: float = 0.0,
+        limit_bytes: int = 8 * 1024 * 1024,
+    ) -> None:
         self._answer_frame = answer_frame
+        self._gap_s = gap_s
         self._limit_bytes = limit_bytes
         self._queue: deque[tuple[Frame, int] | _Answer] = deque()
         self._open_answers: dict[int, _Answer] = {}
         self._queued_bytes = 0
         self._wake: asyncio.Future[None] | None = None
         self._closed = False
+        self._urgent = False
+        self._hurry: asyncio.Future[None] | None = None
 
     def put(self, frame: Frame, *, key: int | None = None, size_bytes: int = CONTROL_FRAME_BYTES) -> None:
         """Queue one frame. With `key`, payload of that answer put later stays behind it. Raises StreamClosed.
@@ -58,10 +72,15 @@ class Outbox(Generic[Frame]):
         """
         if key is not None:
             self._open_answers.pop(key, None)
+        self._urgent = True
+        self._stop_waiting()
         self._append((frame, size_bytes), size_bytes)
 
-    def put_answer(self, key: int, payload: bytes, tokens: int) -> None:
+    def put_answer(self, key: int, payload: bytes, tokens: int, *, urgent: bool = False) -> None:
         """Queue payload of one answer, joined with what of it still waits. Raises StreamClosed."""
+        if urgent:
+            self._urgent = True
+            self._stop_waiting()
         waiting = self._open_answers.get(key)
         if waiting is not None and waiting.size_bytes + len(payload) <= BATCH_BYTES:
             waiting.parts.append(payload)
@@ -87,20 +106,42 @@ class Outbox(Generic[Frame]):
     def close(self) -> None:
         """End `batches` once what is queued has been taken; later puts raise StreamClosed."""
         self._closed = True
+        self._stop_waiting()
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
     async def batches(self) -> AsyncIterator[list[Frame]]:
         """Yield the frames to write next, at most 64 of them or about 64 KiB, for as long as the outbox is open."""
+        now_s = asyncio.get_running_loop().time
+        written_at_s = -self._gap_s
         while True:
             while not self._queue:
                 if self._closed:
                     return
                 self._wake = asyncio.get_running_loop().create_future()
                 await self._wake
+            await self._keep_gap(written_at_s + self._gap_s)
+            written_at_s = now_s()
             yield self._next_batch()
 
+    async def _keep_gap(self, until_s: float) -> None:
+        """Wait until the loop's time `until_s`, unless something urgent is or comes into the queue."""
+        loop = asyncio.get_running_loop()
+        if self._urgent or loop.time() >= until_s:
+            return
+        self._hurry = loop.create_future()
+        timer = loop.call_at(until_s, self._stop_waiting)
+        try:
+            await self._hurry
+        finally:
+            timer.cancel()
+
+    def _stop_waiting(self) -> None:
+        if self._hurry is not None and not self._hurry.done():
+            self._hurry.set_result(None)
+
     def _next_batch(self) -> list[Frame]:
+        self._urgent = False
         batch: list[Frame] = []
         batch_bytes = 0
         while self._queue and len(batch) < BATCH_FRAMES and batch_bytes < BATCH_BYTES:
@@ -153,6 +194,25 @@ class Mailbox(Generic[Item]):
         items = list(self._items)
         self._items.clear()
         return items
+
+
+class Receipts:
+    """Flow control of one answer, reader's side: collects what was read into credits of half a window each.
+
+    A credit for every read would cost as much as the reads themselves.
+    """
+
+    def __init__(self, window_bytes: int) -> None:
+        self._worth_bytes = max(1, window_bytes // 2)
+        self._owed_bytes = 0
+
+    def read(self, count_bytes: int) -> int:
+        """Account for bytes read; how many to credit the sender with now, often 0."""
+        self._owed_bytes += count_bytes
+        if self._owed_bytes < self._worth_bytes:
+            return 0
+        credit_bytes, self._owed_bytes = self._owed_bytes, 0
+        return credit_bytes
 
 
 class Window:

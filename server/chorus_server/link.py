@@ -13,7 +13,7 @@ from chorus_proto.clock import Clock
 from chorus_proto.cluster import Call, CallFinished, CallOutput
 from chorus_proto.convert import dialect_number, of_timings, of_usage
 from chorus_proto.errors import ClusterError, NodeLost, SlowConsumer
-from chorus_proto.frames import CONTROL_FRAME_BYTES, Mailbox, Outbox, StreamClosed
+from chorus_proto.frames import CONTROL_FRAME_BYTES, Mailbox, Outbox, Receipts, StreamClosed
 from chorus_proto.ids import ExecutionId, ModelName, NodeId
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class Execution:
         self._link = link
         self._window_bytes = window_bytes
         self._mailbox: Mailbox[CallOutput | CallFinished] = Mailbox()
+        self._receipts = Receipts(window_bytes)
         self._unread_bytes = 0
         self._full_since_s: float | None = None
         self._ended = False
@@ -57,8 +58,9 @@ class Execution:
         read_bytes = sum(len(item.payload) for item in items)
         self._unread_bytes -= read_bytes
         self._full_since_s = None
-        if not self._ended:
-            self._link.credit(self.id, read_bytes)
+        credit_bytes = self._receipts.read(read_bytes)
+        if credit_bytes and not self._ended:
+            self._link.credit(self.id, credit_bytes)
         return items
 
     def cancel(self) -> None:

@@ -107,3 +107,31 @@ def test_a_window_holds_the_sender_until_the_reader_has_read() -> None:
         await waiting
 
     asyncio.run(scenario())
+
+
+def test_later_tokens_keep_a_gap_and_what_is_urgent_does_not_wait_for_it() -> None:
+    async def scenario() -> None:
+        outbox = Outbox(text_frame, gap_s=30.0)
+        batches = outbox.batches()
+        outbox.put_answer(1, b"first", 1, urgent=True)
+        assert await anext(batches) == ["1:first:1"]
+        outbox.put_answer(1, b"a", 1)
+        waiting = asyncio.ensure_future(anext(batches))
+        await asyncio.sleep(0)
+        outbox.put_answer(1, b"b", 1)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        outbox.put("end of 1", key=1)
+        assert await waiting == ["1:ab:2", "end of 1"]
+        outbox.put_answer(2, b"x", 1)
+        waiting = asyncio.ensure_future(anext(batches))
+        await asyncio.sleep(0)
+        outbox.put_answer(3, b"new", 1, urgent=True)
+        assert await waiting == ["2:x:1", "3:new:1"]
+        outbox.put_answer(2, b"y", 1)
+        waiting = asyncio.ensure_future(anext(batches))
+        await asyncio.sleep(0)
+        outbox.close()
+        assert await waiting == ["2:y:1"]
+
+    asyncio.run(scenario())

@@ -367,15 +367,17 @@ def test_a_caller_who_reads_nothing_is_cut_after_the_limit(tmp_path: Path) -> No
     play(tmp_path, scenario)
 
 
-def test_the_reader_grants_the_node_what_it_has_read(tmp_path: Path) -> None:
+def test_the_reader_grants_the_node_what_it_has_read_once_half_a_window_is_worth_it(tmp_path: Path) -> None:
     async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
-        node = FakeNode(coordinator, clock, "attic")
+        node = FakeNode(coordinator, clock, "attic", window_bytes=20)
         node.ready()
         answer = asyncio.create_task(text_of(coordinator.submit(call_for())))
         order = await node.next_execute()
-        node.say(order.execution_id, "12345")
+        for _ in range(3):
+            node.say(order.execution_id, "12345")
+            await asyncio.sleep(0.001)
         credit = (await node.next("credit")).credit
-        assert (credit.execution_id, credit.bytes) == (order.execution_id, 5)
+        assert (credit.execution_id, credit.bytes) == (order.execution_id, 10)
         node.finish(order.execution_id)
         await answer
 

@@ -67,6 +67,14 @@ def request_body(generation: Generation, *, model: str) -> tuple[str, bytes]:
     return ("/v1/chat/completions" if chat else "/v1/completions"), msgspec.json.encode(body)
 
 
+READ_GAP_S = 0.008
+"""Reads of an answer whose tokens come faster than this are spaced by it, half a frame of a 60 Hz display.
+
+Waking four processes for every token of a fast engine takes the cores that it computes on. Measured on two cores with
+the tiny model at 2,900 tokens/s: 0.67 of the engine's own speed came through without gaps, 0.96 with them.
+"""
+
+
 class OpenAiHttp:
     """One server. `base_url` is without `/v1`. Close it with `aclose`.
 
@@ -124,8 +132,10 @@ class OpenAiHttp:
             if answer.status != 200:
                 raise refusal(answer.status, await answer.content.read(_MOST_ERROR_BYTES))
             read = answer.content.readany
+            read_at_s = 0.0
             while not stream.done:
                 chunk = await read()
+                last_read_at_s, read_at_s = read_at_s, loop.time()
                 if not chunk:
                     stream.end()
                 pieces = stream.feed(chunk)
@@ -135,6 +145,8 @@ class OpenAiHttp:
                     raise stream.failure
                 if pieces:  # comments and empty events do not count as progress
                     silence.broken(limit_s=self._limits.next_token_s)
+                if read_at_s - last_read_at_s < READ_GAP_S:
+                    await _gathered(answer, READ_GAP_S)
         except (aiohttp.ClientError, OSError) as error:
             if silence.too_long:
                 raise EngineFailed(f"no token came from the engine for {silence.limit_s:g} s") from None
@@ -158,6 +170,19 @@ class OpenAiHttp:
                 if attempt == 2 or not self._keep_alive:
                     raise EngineFailed(f"the engine closed the connection: {_words(error)}") from None
         raise AssertionError("unreachable")
+
+
+async def _gathered(answer: aiohttp.ClientResponse, gap_s: float) -> None:
+    """Leave what comes in the kernel for `gap_s`, so that the next read takes many tokens at once."""
+    transport = None if answer.connection is None else answer.connection.transport
+    if transport is None or transport.is_closing():
+        return
+    transport.pause_reading()
+    try:
+        await asyncio.sleep(gap_s)
+    finally:
+        if not transport.is_closing():
+            transport.resume_reading()
 
 
 class _Silence:
