@@ -27,4 +27,7 @@ if errorlevel 1 (
     echo The installation failed; the reason is above. 1>&2
     exit /b 1
 )
+rem The last generation of the OpenAI client, which people still have; a folder of its own, beside the newest.
+if "%1"=="dev" "%PY%" -m pip install --quiet --disable-pip-version-check --target "%VENV%\old-openai" --upgrade openai==1.40.0 "httpx<0.28"
+if errorlevel 1 exit /b 1
 "%PY%" "%ROOT%\tools\install_stamp.py" %1 "%STAMP%" --write

@@ -39,5 +39,10 @@ chorus_venv() {
         echo "The installation failed; the reason is above. Run $0 again once it is mended." >&2
         exit 1
     fi
+    if [ "$kind" = dev ]; then
+        # The last generation of the OpenAI client, which people still have; a folder of its own, beside the newest.
+        "$PY" -m pip install --quiet --disable-pip-version-check --target "$venv/old-openai" --upgrade \
+            'openai==1.40.0' 'httpx<0.28' || exit 1
+    fi
     "$PY" "$ROOT/tools/install_stamp.py" "$kind" "$stamp" --write
 }
