@@ -44,6 +44,9 @@ from chorus_proto.values import (
 
 log = logging.getLogger(__name__)
 
+PAYLOAD_BYTES = 64 * 1024
+"""Most payload of one frame."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
@@ -196,6 +199,13 @@ class Agent:
                 async for piece in pieces:
                     if isinstance(piece, Done):
                         now_s = self._clock.monotonic_s()
+                        tail = render.done(piece)
+                        while len(tail) > PAYLOAD_BYTES:
+                            # A whole body may be larger than a message, and shares the stream with other answers.
+                            uplink.output(order.execution_id, tail[:PAYLOAD_BYTES], 0, first=False)
+                            tail = tail[PAYLOAD_BYTES:]
+                            if not window.spend(PAYLOAD_BYTES):
+                                await window.wait()
                         uplink.finished(
                             order.execution_id,
                             piece.finish_reason,
@@ -205,7 +215,7 @@ class Agent:
                                 cached_tokens=piece.cached_tokens,
                             ),
                             _timings(piece, began_s, first_s, now_s),
-                            render.done(piece),
+                            tail,
                         )
                         return
                     first = first_s is None

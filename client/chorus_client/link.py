@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Iterable
 
 import grpc
@@ -16,7 +17,7 @@ from grpc import aio
 
 from chorus_client.orders import ExecuteOrder, LoadOrder, Orders, UnloadOrder
 from chorus_proto import node_pb2, node_pb2_grpc
-from chorus_proto.channel import DIALER_OPTIONS
+from chorus_proto.channel import DIALER_OPTIONS, ERROR_CODE_KEY
 from chorus_proto.clock import Clock
 from chorus_proto.convert import (
     failure_message,
@@ -37,7 +38,10 @@ from chorus_proto.values import Heartbeat, Hello, ModelFile, ReplicaReport, Timi
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.2
+WINDOW_BYTES = 256 * 1024
+"""What a coordinator that names no window means."""
 GOODBYE_WITHIN_S = 1.0
+BEATS_REMEMBERED = 60
 WRITE_GAP_S = 0.002
 """Between writes of nothing but later tokens; nobody reads 500 tokens a second."""
 PERMANENT = {
@@ -134,6 +138,7 @@ class AgentLink:
         self._uplink: Uplink | None = None
         self._unlinked = asyncio.Event()
         self._renewed_at_s = 0.0
+        self._beats_at_s: deque[tuple[int, float]] = deque(maxlen=BEATS_REMEMBERED)
         self._lease_s = 0.0
         self._random = random.Random()
 
@@ -235,8 +240,7 @@ class AgentLink:
             case "credit":
                 self._orders.credit(frame.credit.execution_id, frame.credit.bytes)
             case "renewal":
-                self._renewed_at_s = self._clock.monotonic_s()
-                self._lease_s = frame.renewal.lease_ms / 1000
+                self._renew(frame.renewal)
             case "load":
                 self._orders.load(
                     LoadOrder(
@@ -255,10 +259,19 @@ class AgentLink:
                 # A newer coordinator's kind of frame; it knows from Hello that this agent may not understand it.
                 log.debug("the coordinator sent a frame of an unknown kind")
 
+    def _renew(self, renewal: node_pb2.LeaseRenewal) -> None:
+        """The lease runs from when the answered heartbeat was sent: the coordinator cannot have counted from later."""
+        self._lease_s = renewal.lease_ms / 1000
+        for sequence, sent_at_s in self._beats_at_s:
+            if sequence == renewal.sequence:
+                self._renewed_at_s = sent_at_s
+
     async def _beat(self, uplink: Uplink, every_s: float) -> None:
         sequence = 0
+        self._beats_at_s.clear()
         while True:
             sequence += 1
+            self._beats_at_s.append((sequence, self._clock.monotonic_s()))
             uplink.heartbeat(await self._orders.beat(sequence))
             await asyncio.sleep(every_s)
             if self._clock.monotonic_s() - self._renewed_at_s > self._fence_after_s:
@@ -274,7 +287,7 @@ def _status_of(error: aio.AioRpcError | _NoWelcome) -> tuple[grpc.StatusCode | N
     if isinstance(error, _NoWelcome):
         return None, str(error)
     details = error.details() or error.code().name
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
+    if error.code() is grpc.StatusCode.UNAVAILABLE and ERROR_CODE_KEY not in dict(error.trailing_metadata()):
         return error.code(), "it cannot be reached; is it running there, and is --join right?"
     return error.code(), details
 
@@ -289,5 +302,5 @@ def _execute_order(message: node_pb2.Execute) -> ExecuteOrder:
         generation=message.generation,
         within_s=message.remaining_ms / 1000,
         created_unix_s=message.created_unix_s,
-        window_bytes=message.window_bytes,
+        window_bytes=message.window_bytes or WINDOW_BYTES,
     )

@@ -80,8 +80,9 @@ class Pool:
                 self._change(entry, progress=done, detail=detail)
 
             loaded = await self._engines[file.engine].load(file, options, progress)
+            resident_bytes = await self._measured(loaded)
         except ClusterError as error:
-            self._change(entry, state=ReplicaState.FAILED, detail=error.message, progress=None)
+            self._change(entry, state=ReplicaState.FAILED, detail=error.message, failure_code=error.code, progress=None)
             return
         except Exception as error:
             # The supervisor of loads: whatever an engine's code does wrong, the agent lives and says so.
@@ -95,12 +96,21 @@ class Pool:
             state=ReplicaState.READY,
             slots=loaded.slots,
             context_tokens=loaded.context_tokens,
-            resident_bytes=await loaded.resident_bytes(),
+            resident_bytes=resident_bytes,
             load_s=self._clock.monotonic_s() - began_s,
             progress=None,
             detail="",
         )
         entry.work = asyncio.create_task(self._watch(entry, loaded), name=f"watch:{model}")
+
+    @staticmethod
+    async def _measured(loaded: LoadedModel) -> int | None:
+        """What the model takes; None when its engine cannot say, which is no reason to lose the model."""
+        try:
+            return await loaded.resident_bytes()
+        except ClusterError as error:
+            log.warning("the memory of a loaded model cannot be measured: %s", error.message)
+            return None
 
     def _predicted(self, file: ModelFile, options: LoadOptions) -> int | None:
         """What `sizing` says the load will need; None for a model that runs elsewhere or is of unknown shape."""
@@ -122,13 +132,13 @@ class Pool:
         entry.report = replace(entry.report, **changes)  # pyright: ignore[reportArgumentType]  # named fields, checked by replace
         self._tell(entry.report)
 
-    def acquire(self, model: ModelName) -> Lease:
-        """Use a loaded model; `async with` the result. Raises LoadFailed when it is not loaded."""
+    def acquire(self, model: ModelName) -> Hold:
+        """Use a loaded model; `with` the result. Raises LoadFailed when it is not loaded."""
         entry = self._entries.get(model)
         if entry is None or entry.loaded is None or entry.report.state is not ReplicaState.READY:
             state = "not loaded" if entry is None else entry.report.state.value
             raise LoadFailed(f"model {model} is {state} on this PC")
-        return Lease(entry, entry.loaded)
+        return Hold(entry, entry.loaded)
 
     def unload(self, model: ModelName, *, drain_s: float) -> None:
         """Free a model once its running generations have ended, or after `drain_s` at the latest. The end is told."""
@@ -144,10 +154,16 @@ class Pool:
                 await entry.idle.wait()
         except TimeoutError:
             log.warning("%s is unloaded while %d generations run", entry.report.model, entry.running)
-        if entry.loaded is not None:
-            await entry.loaded.unload()
+        detail = ""
+        try:
+            if entry.loaded is not None:
+                await entry.loaded.unload()
+        except Exception as error:
+            # The supervisor of unloads: an engine that cannot let go is said so, and the replica is gone all the same.
+            log.exception("unloading %s broke", entry.report.model)
+            detail = f"the engine did not confirm that it freed the model: {error!r}"
         del self._entries[entry.report.model]
-        self._change(entry, state=ReplicaState.GONE)
+        self._change(entry, state=ReplicaState.GONE, detail=detail)
 
     async def aclose(self) -> None:
         """Stop everything at once; for the end of the agent."""
@@ -170,7 +186,7 @@ def _bounded(options: LoadOptions, file: ModelFile) -> LoadOptions:
     return replace(options, context_tokens=trained)
 
 
-class Lease:
+class Hold:
     """One generation's hold on a loaded model; an unload waits for it."""
 
     def __init__(self, entry: _Entry, loaded: LoadedModel) -> None:

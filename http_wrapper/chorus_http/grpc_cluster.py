@@ -15,12 +15,22 @@ from typing import TypeVar
 from grpc import aio
 
 from chorus_proto import coordinator_pb2, coordinator_pb2_grpc
-from chorus_proto.channel import DIALER_OPTIONS
-from chorus_proto.cluster import Ask, AskEvent, AskFinished, Call, CallEvent, CallFinished, CallOutput, MemberDelta
+from chorus_proto.channel import DIALER_OPTIONS, ERROR_CODE_KEY
+from chorus_proto.cluster import (
+    Ask,
+    AskEvent,
+    AskFinished,
+    Call,
+    CallEvent,
+    CallFinished,
+    CallOutput,
+    MemberAnswer,
+    MemberDelta,
+)
 from chorus_proto.convert import of_failure
 from chorus_proto.convert_calls import ask_message, of_ask_frame, of_call_frame, submit_message
 from chorus_proto.convert_state import of_reassignment, of_state
-from chorus_proto.errors import CoordinatorUnavailable
+from chorus_proto.errors import CoordinatorUnavailable, error_of
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Mailbox, Outbox, Receipts, StreamClosed
 from chorus_proto.values import ClusterState, Reassignment
 
@@ -82,7 +92,8 @@ class _Stream:
                     if replies is not None:
                         replies.put(frame)
         except aio.AioRpcError as error:
-            reason = error.details() or error.code().name
+            log.info("the stream to the coordinator broke: %s", error.details())
+            reason = "it cannot be reached; is it running?"
         finally:
             self.outbox.close()
             for replies in self._replies.values():
@@ -145,6 +156,7 @@ class GrpcCluster:
 
     async def ask(self, ask: Ask) -> AsyncGenerator[AskEvent, None]:
         """See `Cluster.ask`."""
+        members: list[MemberAnswer] = []
         frame = coordinator_pb2.CallerFrame(call_id=next(self._call_ids), ask=ask_message(ask, WINDOW_BYTES))
         stream, replies = self._open(frame, len(ask.generation))
         receipts = Receipts(WINDOW_BYTES)
@@ -155,7 +167,7 @@ class GrpcCluster:
                     if reply.HasField("failed"):
                         stream.ended(frame.call_id)
                         raise of_failure(reply.failed)
-                    event = of_ask_frame(reply)
+                    event = of_ask_frame(reply, members)
                     if event is None:
                         continue
                     if isinstance(event, AskFinished):
@@ -164,6 +176,8 @@ class GrpcCluster:
                         return
                     if isinstance(event, MemberDelta):
                         read_bytes += len(event.text)
+                    elif isinstance(event, MemberAnswer):
+                        members.append(event)
                     yield event
                 self._credit(stream, frame.call_id, receipts.read(read_bytes))
         finally:
@@ -204,6 +218,9 @@ class GrpcCluster:
             return await answer
         except aio.AioRpcError as error:
             log.info("the coordinator at %s: %s", self._address, error.details())
+            code = dict(error.trailing_metadata()).get(ERROR_CODE_KEY)
+            if code is not None:
+                raise error_of(str(code), error.details() or "") from None
             raise CoordinatorUnavailable(
                 f"the coordinator at {self._address} cannot be reached; is it running?", retry_after_s=2
             ) from None

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 
+ERROR_CODE_KEY = "chorus-error-code"
+"""Trailing metadata of a call that was refused for a reason of ours: the ErrorCode. Without it, gRPC itself failed."""
+
 ChannelOption = tuple[str, int | str]
 
 _SHARED: tuple[ChannelOption, ...] = (

@@ -7,6 +7,8 @@ engine is dropped, an unknown replica state becomes `failed`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import StrEnum
+from typing import TypeVar
 
 from chorus_proto import common_pb2, node_pb2
 from chorus_proto.errors import ClusterError, error_of
@@ -42,6 +44,14 @@ _DIALECTS: dict[Dialect, common_pb2.Dialect.ValueType] = {
     Dialect.OPENAI_COMPLETION: common_pb2.DIALECT_OPENAI_COMPLETION,
 }
 _DIALECT_OF_NUMBER = {number: dialect for dialect, number in _DIALECTS.items()}
+
+
+Known = TypeVar("Known", bound=StrEnum)
+
+
+def known_or(kind: type[Known], value: str, otherwise: Known) -> Known:
+    """The member of `kind`, or `otherwise` for a value that only a newer peer knows."""
+    return kind(value) if value in {member.value for member in kind} else otherwise
 
 
 def dialect_number(dialect: Dialect) -> common_pb2.Dialect.ValueType:
@@ -200,6 +210,7 @@ def replica_message(report: ReplicaReport) -> node_pb2.ReplicaReport:
         detail=report.detail,
         context_tokens=report.context_tokens,
         load_s=report.load_s,
+        failure_code=report.failure_code,
     )
 
 
@@ -217,6 +228,7 @@ def of_replica(message: node_pb2.ReplicaReport) -> ReplicaReport:
         detail=message.detail,
         context_tokens=message.context_tokens,
         load_s=message.load_s if has("load_s") else None,
+        failure_code=message.failure_code,
     )
 
 
@@ -256,7 +268,6 @@ def welcome_message(welcome: Welcome) -> node_pb2.Welcome:
     return node_pb2.Welcome(
         protocol=welcome.protocol,
         epoch=welcome.epoch,
-        lease_id=welcome.lease_id,
         lease_ms=round(welcome.lease_s * 1000),
         heartbeat_ms=round(welcome.heartbeat_s * 1000),
         version=welcome.version,
@@ -268,7 +279,6 @@ def of_welcome(message: node_pb2.Welcome) -> Welcome:
     return Welcome(
         protocol=message.protocol,
         epoch=message.epoch,
-        lease_id=message.lease_id,
         lease_s=message.lease_ms / 1000,
         heartbeat_s=message.heartbeat_ms / 1000,
         version=message.version,

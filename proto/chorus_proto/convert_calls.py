@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from chorus_proto import common_pb2, coordinator_pb2
 from chorus_proto.cluster import (
     Ask,
@@ -18,6 +20,7 @@ from chorus_proto.cluster import (
 from chorus_proto.convert import (
     dialect_number,
     failure_message,
+    known_or,
     of_dialect,
     of_failure,
     of_timings,
@@ -147,7 +150,7 @@ def of_call_frame(frame: coordinator_pb2.ReplyFrame) -> CallEvent | None:
             model=ModelName(started.model),
             attempt=started.attempt,
             queued_s=started.queued_s,
-            strategy=_strategy(started.strategy),
+            strategy=known_or(RoutingStrategy, started.strategy, RoutingStrategy.EXPECTED_FINISH),
         )
     if kind == "finished":
         return CallFinished(
@@ -191,14 +194,15 @@ def ask_finished_message(event: AskFinished) -> coordinator_pb2.AskFinished:
     return coordinator_pb2.AskFinished(
         strategy=event.strategy,
         text=event.text,
-        members=[member_answer_message(member) for member in event.members],
         seconds=event.seconds,
         agreement=event.agreement,
     )
 
 
-def of_ask_frame(frame: coordinator_pb2.ReplyFrame) -> MemberStarted | MemberDelta | MemberAnswer | AskFinished | None:
-    """None for a kind of frame that a newer coordinator may send."""
+def of_ask_frame(
+    frame: coordinator_pb2.ReplyFrame, members: Iterable[MemberAnswer]
+) -> MemberStarted | MemberDelta | MemberAnswer | AskFinished | None:
+    """`members` have answered before. None for a kind of frame that a newer coordinator may send."""
     kind = frame.WhichOneof("kind")
     if kind == "member_delta":
         return MemberDelta(NodeId(frame.member_delta.node_id), frame.member_delta.text)
@@ -212,9 +216,9 @@ def of_ask_frame(frame: coordinator_pb2.ReplyFrame) -> MemberStarted | MemberDel
     if kind == "ask_finished":
         finished = frame.ask_finished
         return AskFinished(
-            strategy=AggregateStrategy(finished.strategy),
+            strategy=known_or(AggregateStrategy, finished.strategy, AggregateStrategy.FIRST),
             text=finished.text,
-            members=tuple(of_member_answer(member) for member in finished.members),
+            members=tuple(members),
             seconds=finished.seconds,
             agreement=finished.agreement,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from chorus_proto import coordinator_pb2
 from chorus_proto.convert import (
     hardware_message,
+    known_or,
     model_file_message,
     of_engines,
     of_hardware,
@@ -72,7 +73,7 @@ def of_node(message: coordinator_pb2.Node) -> Node:
         name=message.name,
         client_id=message.client_id,
         address=message.address,
-        state=NodeState(message.state),
+        state=known_or(NodeState, message.state, NodeState.SUSPECT),
         hardware=of_hardware(message.hardware),
         score=Score(
             score=score.score,
@@ -144,7 +145,7 @@ def of_state(message: coordinator_pb2.ClusterState) -> ClusterState:
         models=tuple(
             ModelSummary(
                 name=ModelName(model.name),
-                tier=Tier(model.tier) if model.tier else None,
+                tier=known_or(Tier, model.tier, Tier.LARGE) if model.tier else None,
                 file_bytes=model.file_bytes,
                 parameters=model.parameters,
                 ready_on=tuple(NodeId(node_id) for node_id in model.ready_on),
@@ -160,7 +161,7 @@ def of_state(message: coordinator_pb2.ClusterState) -> ClusterState:
         finished_total=message.finished_total,
         failed_total=message.failed_total,
         cancelled_total=message.cancelled_total,
-        routing_strategy=RoutingStrategy(message.routing_strategy),
+        routing_strategy=known_or(RoutingStrategy, message.routing_strategy, RoutingStrategy.EXPECTED_FINISH),
         draining=message.draining,
     )
 

@@ -499,7 +499,6 @@ class AskFinished(_message.Message):
 
     STRATEGY_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
-    MEMBERS_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     AGREEMENT_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
@@ -507,20 +506,17 @@ class AskFinished(_message.Message):
     seconds: _builtins.float
     agreement: _builtins.float
     """share of the answers that equal the aggregate, 0-1"""
-    @_builtins.property
-    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberAnswer]: ...
     def __init__(
         self,
         *,
         strategy: _builtins.str = ...,
         text: _builtins.str = ...,
-        members: _abc.Iterable[Global___MemberAnswer] | None = ...,
         seconds: _builtins.float = ...,
         agreement: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "members", b"members", "seconds", b"seconds", "strategy", b"strategy", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "seconds", b"seconds", "strategy", b"strategy", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -81,6 +81,8 @@ class Outbox(Generic[Frame]):
         if urgent:
             self._urgent = True
             self._stop_waiting()
+        if self._closed:
+            raise StreamClosed
         waiting = self._open_answers.get(key)
         if waiting is not None and waiting.size_bytes + len(payload) <= BATCH_BYTES:
             waiting.parts.append(payload)

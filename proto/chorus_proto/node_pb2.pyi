@@ -231,7 +231,6 @@ class Welcome(_message.Message):
 
     PROTOCOL_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
-    LEASE_ID_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_MS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
@@ -240,7 +239,6 @@ class Welcome(_message.Message):
     """the one spoken on this link"""
     epoch: _builtins.int
     """the coordinator's start count"""
-    lease_id: _builtins.str
     lease_ms: _builtins.int
     """without a renewal for this long the agent stops accepting work"""
     heartbeat_ms: _builtins.int
@@ -252,7 +250,6 @@ class Welcome(_message.Message):
         *,
         protocol: _builtins.int = ...,
         epoch: _builtins.int = ...,
-        lease_id: _builtins.str = ...,
         lease_ms: _builtins.int = ...,
         heartbeat_ms: _builtins.int = ...,
         version: _builtins.str = ...,
@@ -260,7 +257,7 @@ class Welcome(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "features", b"features", "heartbeat_ms", b"heartbeat_ms", "lease_id", b"lease_id", "lease_ms", b"lease_ms", "protocol", b"protocol", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "features", b"features", "heartbeat_ms", b"heartbeat_ms", "lease_ms", b"lease_ms", "protocol", b"protocol", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -354,6 +351,7 @@ class ReplicaReport(_message.Message):
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     LOAD_S_FIELD_NUMBER: _builtins.int
     PREDICTED_BYTES_FIELD_NUMBER: _builtins.int
+    FAILURE_CODE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     state: _common_pb2.ReplicaState.ValueType
     slots: _builtins.int
@@ -369,6 +367,8 @@ class ReplicaReport(_message.Message):
     load_s: _builtins.float
     """seconds the load took"""
     predicted_bytes: _builtins.int
+    failure_code: _builtins.str
+    """ErrorCode when `state` is FAILED"""
     def __init__(
         self,
         *,
@@ -382,10 +382,11 @@ class ReplicaReport(_message.Message):
         context_tokens: _builtins.int = ...,
         load_s: _builtins.float | None = ...,
         predicted_bytes: _builtins.int | None = ...,
+        failure_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "load_s", b"load_s", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "context_tokens", b"context_tokens", "detail", b"detail", "engine", b"engine", "load_s", b"load_s", "model", b"model", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes", "slots", b"slots", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "context_tokens", b"context_tokens", "detail", b"detail", "engine", b"engine", "failure_code", b"failure_code", "load_s", b"load_s", "model", b"model", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes", "slots", b"slots", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__load_s: _TypeAlias = _typing.Literal["load_s"]  # noqa: Y015
     _WhichOneofArgType__load_s: _TypeAlias = _typing.Literal["_load_s", b"_load_s"]  # noqa: Y015
@@ -502,7 +503,7 @@ class Execute(_message.Message):
     model: _builtins.str
     dialect: _common_pb2.Dialect.ValueType
     stream: _builtins.bool
-    """false: one Output with the whole body"""
+    """false: the body comes when it is whole"""
     generation: _builtins.bytes
     """JSON of chorus_proto.generation.Generation"""
     remaining_ms: _builtins.int

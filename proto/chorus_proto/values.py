@@ -169,6 +169,8 @@ class ReplicaReport:
     detail: str = ""
     context_tokens: int = 0
     load_s: float | None = None
+    failure_code: str = ""
+    """ErrorCode of a failed load, as text: a newer agent may know more of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +215,6 @@ class Heartbeat:
 class Welcome:
     protocol: int
     epoch: int
-    lease_id: str
     lease_s: float
     heartbeat_s: float
     version: str

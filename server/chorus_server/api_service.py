@@ -10,6 +10,7 @@ from contextlib import aclosing
 from grpc import aio
 
 from chorus_proto import coordinator_pb2, coordinator_pb2_grpc
+from chorus_proto.channel import ERROR_CODE_KEY
 from chorus_proto.cluster import AskFinished, CallOutput, CallStarted, Cluster, MemberDelta, MemberStarted
 from chorus_proto.convert import failure_message
 from chorus_proto.convert_calls import (
@@ -186,7 +187,7 @@ class ApiService(coordinator_pb2_grpc.CoordinatorServiceServicer):
         try:
             return reassignment_message(await self._cluster.reassign())
         except ClusterError as error:
-            await context.abort(error.surface.grpc, error.message)
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
 
     async def GetMetrics(  # noqa: N802  # the name in the .proto
         self, request: coordinator_pb2.GetMetricsRequest, context: MetricsContext

@@ -14,7 +14,7 @@ from chorus_proto import PROTOCOL_MAX, __version__
 from chorus_proto.catalogue import shape_of, tier_of
 from chorus_proto.clock import Clock
 from chorus_proto.cluster import Ask, AskEvent, Call, CallEvent
-from chorus_proto.errors import ClusterError, Draining
+from chorus_proto.errors import ClusterError, Draining, ErrorCode
 from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.values import (
     Assignment,
@@ -58,7 +58,12 @@ class Coordinator:
         self._clock = clock
         self._began_s = clock.monotonic_s()
         self._counters = Counters()
-        self._registry = Registry(clock, suspect_after_s=settings.suspect_after_s, dead_after_s=settings.dead_after_s)
+        self._registry = Registry(
+            clock,
+            suspect_after_s=settings.suspect_after_s,
+            dead_after_s=settings.dead_after_s,
+            forget_after_s=settings.forget_after_s,
+        )
         self._room = WaitingRoom(self._registry, Router(), clock, limit=settings.queue_limit)
         self._dispatcher = Dispatcher(
             self._registry,
@@ -110,7 +115,6 @@ class Coordinator:
         return Welcome(
             protocol=min(PROTOCOL_MAX, record.hello.protocol_max),
             epoch=self._store.epoch,
-            lease_id=record.lease_id,
             lease_s=self._settings.dead_after_s,
             heartbeat_s=self._settings.heartbeat_s,
             version=__version__,
@@ -128,6 +132,15 @@ class Coordinator:
         if report.state is ReplicaState.READY:
             self._measured.add((record.node_id, report.model))
         if report.state is ReplicaState.FAILED and not known:
+            if report.failure_code == ErrorCode.INSUFFICIENT_MEMORY:
+                self._too_big.add((record.node_id, report.model))
+                log.warning(
+                    "node %s has no memory for %s and will not be asked again: %s",
+                    record.name,
+                    report.model,
+                    report.detail,
+                )
+                self._place([record])
             delay_s = self._reconciler.load_failed(record, report.model)
             log.warning("node %s: %s failed: %s; next try in %.0f s", record.name, report.model, report.detail, delay_s)
         if not known:
@@ -268,15 +281,22 @@ class Coordinator:
         saved_at_s = self._clock.monotonic_s()
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
-            for transition in self._registry.sweep():
-                self._tell(transition)
-            for record in self._registry.records():
-                if record.link is not None:
-                    record.link.cut_slow_callers(self._settings.slow_caller_s)
-            self._reconcile()
+            try:
+                self._sweep()
+            except Exception:
+                # The supervisor of leases: they must go on aging whatever one sweep ran into.
+                log.exception("a sweep over the nodes broke")
             if self._clock.monotonic_s() - saved_at_s >= SAVE_EVERY_S:
                 saved_at_s = self._clock.monotonic_s()
                 await self.save()
+
+    def _sweep(self) -> None:
+        for transition in self._registry.sweep():
+            self._tell(transition)
+        for record in self._registry.records():
+            if record.link is not None:
+                record.link.cut_slow_callers(self._settings.slow_caller_s)
+        self._reconcile()
 
     async def remember(self) -> None:
         """Take back what earlier runs learnt: who held which model, and how fast."""
@@ -285,15 +305,14 @@ class Coordinator:
 
     async def save(self) -> None:
         """Write down who joined and what was assigned or measured since the last time. A full disk is only logged."""
-        try:
-            for record in self._registry.present():
+        for record in self._registry.present():
+            try:
                 await self._save_node(record)
-        except ClusterError as error:
-            log.error("the state could not be saved: %s", error.message)
+            except ClusterError as error:
+                log.error("the state of node %s could not be saved, later again: %s", record.name, error.message)
 
     async def _save_node(self, record: NodeRecord) -> None:
         if record.node_id in self._unsaved:
-            self._unsaved.discard(record.node_id)
             await self._store.save_node(
                 node_id=record.node_id,
                 name=record.name,
@@ -302,17 +321,18 @@ class Coordinator:
                 score=record.score.score,
                 seen_unix_s=self._clock.unix_s(),
             )
+            self._unsaved.discard(record.node_id)
         if self._remembered.get(record.node_id) != record.assigned:
             await self._store.save_assignment(record.node_id, record.assigned, record.assignment_reason)
-            if record.assigned is not None:
+            if record.assigned is None:
+                self._remembered.pop(record.node_id, None)
+            else:
                 self._remembered[record.node_id] = record.assigned
         for model, replica in record.replicas.items():
             rates = record.rates.get(model, Rates())
             report = replica.report
             if report.engine is None or not (rates.changed or (record.node_id, model) in self._measured):
                 continue
-            rates.changed = False
-            self._measured.discard((record.node_id, model))
             await self._store.save_measurement(
                 Measurement(
                     node_id=record.node_id,
@@ -327,6 +347,8 @@ class Coordinator:
                     updated_unix_s=self._clock.unix_s(),
                 )
             )
+            rates.changed = False
+            self._measured.discard((record.node_id, model))
 
     async def drain(self) -> None:
         """Take nothing new, let running requests finish within the drain limit, then say goodbye to the agents."""

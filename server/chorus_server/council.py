@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -20,13 +21,24 @@ from chorus_proto.cluster import (
     MemberDelta,
     MemberStarted,
 )
-from chorus_proto.errors import Cancelled, ClusterError, DeadlineExceeded, NoAnswer, NodeLost, NoNodes, NoReplica
+from chorus_proto.errors import (
+    Cancelled,
+    ClusterError,
+    DeadlineExceeded,
+    InternalError,
+    NoAnswer,
+    NodeLost,
+    NoNodes,
+    NoReplica,
+)
 from chorus_proto.ids import ModelName, NodeId, RequestId
 from chorus_proto.values import Dialect, ReplicaState
 from chorus_server.aggregate import aggregate
 from chorus_server.dispatch import Dispatcher
 from chorus_server.queue import WaitingRoom
 from chorus_server.registry import NodeRecord, Registry
+
+log = logging.getLogger(__name__)
 
 PENDING_EVENTS = 256
 """Events of all members that may wait for the asker; members pause beyond it."""
@@ -152,6 +164,10 @@ class Council:
             answer = await self._answer_of(ask, member, number, answer, events)
         except ClusterError as error:
             answer = replace(answer, error=error)
+        except Exception:
+            # The edge of one member: a bug in it must be heard of, and not hold up the others until the deadline.
+            log.exception("asking node %s broke", member.node_name)
+            answer = replace(answer, error=InternalError("internal error"))
         await events.put(replace(answer, seconds=self._clock.monotonic_s() - began_s))
 
     def _refuse_the_lost(self, member: Member) -> None:

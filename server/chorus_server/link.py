@@ -12,7 +12,7 @@ from chorus_proto import node_pb2
 from chorus_proto.clock import Clock
 from chorus_proto.cluster import Call, CallFinished, CallOutput
 from chorus_proto.convert import dialect_number, of_timings, of_usage
-from chorus_proto.errors import ClusterError, NodeLost, SlowConsumer
+from chorus_proto.errors import ClusterError, EngineFailed, NodeLost, SlowConsumer
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Mailbox, Outbox, Receipts, StreamClosed
 from chorus_proto.ids import ExecutionId, ModelName, NodeId
 
@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 
 def _no_answers(_key: int, _payload: bytes, _tokens: int) -> node_pb2.CoordinatorFrame:
     raise AssertionError("the coordinator sends no answers to an agent")
+
+
+WINDOWS_LIMIT = 4
+"""An agent keeps to one window, and a half may be on its way back; one that sends so many ignores flow control."""
 
 
 class Execution:
@@ -38,6 +42,10 @@ class Execution:
 
     def arrived(self, output: CallOutput | CallFinished, now_s: float) -> None:
         self._unread_bytes += len(output.payload)
+        if self._unread_bytes > WINDOWS_LIMIT * self._window_bytes and not isinstance(output, CallFinished):
+            self._link.forget(self.id, tell_node=True)
+            self.failed(EngineFailed("the node sent more than it was allowed to before its answer was read"))
+            return
         if self._unread_bytes >= self._window_bytes and self._full_since_s is None:
             self._full_since_s = now_s
         if isinstance(output, CallFinished):

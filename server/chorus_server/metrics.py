@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counting
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from chorus_proto.errors import ErrorCode
-from chorus_proto.values import ClusterState
+from chorus_proto.values import ClusterState, NodeState
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -87,22 +88,21 @@ class StateCollector(Collector):
         busy = GaugeMetricFamily("chorus_replica_slots_busy", "Slots given away", labels=["node", "model"])
         slots = GaugeMetricFamily("chorus_replica_slots", "Slots of the replica", labels=["node", "model", "state"])
         resident = GaugeMetricFamily("chorus_replica_resident_bytes", "Measured memory", labels=["node", "model"])
+        names = Counting(node.name for node in state.nodes)
         for node in state.nodes:
-            nodes.add_metric([node.name, node.state], 1.0 if node.state == "alive" else 0.0)
-            scores.add_metric([node.name], node.score.score)
-            beats.add_metric([node.name], node.heartbeat_age_s)
+            # A name may come twice, a series must not.
+            name = node.name if names[node.name] == 1 else node.client_id
+            nodes.add_metric([name, node.state], 1.0 if node.state is NodeState.ALIVE else 0.0)
+            scores.add_metric([name], node.score.score)
+            beats.add_metric([name], node.heartbeat_age_s)
             for replica in node.replicas:
                 report = replica.report
-                busy.add_metric([node.name, report.model], replica.slots_busy)
-                slots.add_metric([node.name, report.model, report.state], report.slots)
+                busy.add_metric([name, report.model], replica.slots_busy)
+                slots.add_metric([name, report.model, report.state], report.slots)
                 if report.resident_bytes is not None:
-                    resident.add_metric([node.name, report.model], report.resident_bytes)
+                    resident.add_metric([name, report.model], report.resident_bytes)
         yield from (nodes, scores, beats, busy, slots, resident)
 
 
 def exposition(counters: Counters) -> bytes:
     return generate_latest(counters.registry)
-
-
-def uptime_gauge(counters: Counters, uptime_s: Callable[[], float]) -> None:
-    Gauge("chorus_uptime_seconds", "Since the start", registry=counters.registry).set_function(uptime_s)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from grpc import aio
 
 from chorus_proto import node_pb2, node_pb2_grpc
+from chorus_proto.channel import ERROR_CODE_KEY
 from chorus_proto.clock import Clock
 from chorus_proto.convert import (
     of_failure,
@@ -18,7 +19,7 @@ from chorus_proto.convert import (
     of_replica,
     welcome_message,
 )
-from chorus_proto.errors import ClusterError, InvalidRequest
+from chorus_proto.errors import ClusterError, DeadlineExceeded, InvalidRequest
 from chorus_server.coordinator import Coordinator
 from chorus_server.link import AgentLink
 from chorus_server.registry import NodeRecord
@@ -44,7 +45,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             first, record, link = await self._introduced(request_iterator, context)
         except ClusterError as error:
             log.warning("refused an agent from %s: %s", context.peer(), error.message)
-            await context.abort(error.surface.grpc, error.message)
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
         welcome = node_pb2.CoordinatorFrame(welcome=welcome_message(self._coordinator.welcome(record)))
         yield node_pb2.CoordinatorBatch(frames=[welcome])
         reader = asyncio.create_task(self._read(request_iterator, first, record, link), name=f"link:{record.name}")
@@ -63,7 +64,8 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             async with asyncio.timeout(self._hello_within_s):
                 batch = await anext(aiter(batches))
         except (TimeoutError, StopAsyncIteration):
-            raise InvalidRequest(f"no Hello within {self._hello_within_s:g} s") from None
+            # Not the agent's fault for good: it may come again, which InvalidRequest would forbid it.
+            raise DeadlineExceeded(f"no Hello within {self._hello_within_s:g} s") from None
         frames = list(batch.frames)
         if not frames or frames[0].WhichOneof("kind") != "hello":
             raise InvalidRequest("the first frame of a link must be Hello")

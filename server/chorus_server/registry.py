@@ -73,7 +73,6 @@ class NodeRecord:
     client_id: str
     address: str
     score: Score
-    lease_id: str
     link: AgentLink | None
     beat_at_s: float
     state: NodeState = NodeState.ALIVE
@@ -108,10 +107,13 @@ class Transition:
 class Registry:
     """All nodes by id. Methods that find a fact wrong raise; nothing here waits."""
 
-    def __init__(self, clock: Clock, *, suspect_after_s: float, dead_after_s: float) -> None:
+    def __init__(
+        self, clock: Clock, *, suspect_after_s: float, dead_after_s: float, forget_after_s: float = 86_400.0
+    ) -> None:
         self._clock = clock
         self._suspect_after_s = suspect_after_s
         self._dead_after_s = dead_after_s
+        self._forget_after_s = forget_after_s
         self._nodes: dict[NodeId, NodeRecord] = {}
         self._incarnations = count(1)
 
@@ -133,7 +135,6 @@ class Registry:
             client_id=f"client-{hello.name}-{hello.node_id[:6]}",
             address=address,
             score=score(hello.hardware),
-            lease_id=uuid.uuid4().hex,
             link=link,
             beat_at_s=self._clock.monotonic_s(),
             models={file.name: file for file in hello.models},
@@ -181,8 +182,10 @@ class Registry:
         """Age every lease; return what changed. Call a few times a second."""
         now_s = self._clock.monotonic_s()
         changes: list[Transition] = []
-        for record in self._nodes.values():
+        for record in list(self._nodes.values()):
             age_s = now_s - record.beat_at_s
+            if record.state is NodeState.DEAD and age_s >= self._forget_after_s:
+                del self._nodes[record.node_id]
             if record.state is NodeState.ALIVE and age_s >= self._suspect_after_s:
                 record.state = NodeState.SUSPECT
                 changes.append(Transition(record=record, reason=f"no heartbeat for {age_s:.1f} s"))
@@ -210,9 +213,10 @@ class Registry:
 
     def find(self, wanted: str) -> NodeRecord:
         """A node by id, client id, name or the start of its id. Raises NodeNotFound."""
-        for record in self._nodes.values():
-            if wanted in (record.node_id, record.client_id, record.name):
-                return record
+        named = [r for r in self._nodes.values() if wanted in (r.node_id, r.client_id, r.name)]
+        if named:
+            # A PC set up anew has its old name and a new id; the dead one is not meant.
+            return min(named, key=lambda record: record.state is NodeState.DEAD)
         starts = [record for record in self._nodes.values() if len(wanted) >= 4 and record.node_id.startswith(wanted)]
         if len(starts) == 1:
             return starts[0]

@@ -21,6 +21,7 @@ class CoordinatorSettings:
     heartbeat_s: float = setting(1.0, "seconds between an agent's heartbeats", minimum=0.1, maximum=60)
     suspect_after_s: float = setting(3.0, "no heartbeat for this long: no new work", minimum=0.2, maximum=600)
     dead_after_s: float = setting(10.0, "no heartbeat for this long: its work has failed", minimum=0.5, maximum=3600)
+    forget_after_s: float = setting(86_400.0, "a node dead for this long is no longer listed", minimum=60)
     hello_within_s: float = setting(5.0, "an agent must introduce itself within this", minimum=0.1, maximum=60)
     routing_strategy: RoutingStrategy = setting(RoutingStrategy.EXPECTED_FINISH, "which replica takes a request")
     placement_strategy: PlacementStrategy = setting(PlacementStrategy.TIER, "which model a node should hold")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
-from chorus_client.agent import Agent, Identity
+from chorus_client.agent import PAYLOAD_BYTES, Agent, Identity
 from chorus_client.engines.base import LoadOptions
 from chorus_client.hardware import LiveReader
 from chorus_client.link import Uplink
@@ -20,7 +22,7 @@ from tests.support.clock import FakeClock
 from tests.support.fake_engine import FakeEngine
 
 ECHO = ModelName("echo")
-WELCOME = Welcome(protocol=1, epoch=1, lease_id="l", lease_s=10, heartbeat_s=1, version="0.1.0")
+WELCOME = Welcome(protocol=1, epoch=1, lease_s=10, heartbeat_s=1, version="0.1.0")
 
 
 class Bench:
@@ -116,6 +118,18 @@ def test_an_order_is_answered_with_text_counts_and_times() -> None:
         assert text == "onetwothree"
         assert end.finished.finish_reason == "stop"
         assert end.finished.usage.completion_tokens == 3
+
+    play(scenario)
+
+
+def test_a_whole_body_larger_than_a_frame_arrives_in_pieces() -> None:
+    async def scenario(bench: Bench) -> None:
+        words = " ".join("x" * 1000 for _ in range(300))
+        bench.agent.execute(replace(order(words, window_bytes=10_000_000, dialect=Dialect.OPENAI_CHAT), stream=False))
+        text, end = await bench.answer(1)
+        assert len(end.finished.payload) <= PAYLOAD_BYTES
+        body = json.loads(text + end.finished.payload.decode())
+        assert body["choices"][0]["message"]["content"] == "x" * 300_000
 
     play(scenario)
 

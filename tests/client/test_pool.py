@@ -130,6 +130,38 @@ def test_an_engine_that_dies_is_reported_with_its_last_words() -> None:
     play(scenario)
 
 
+def test_an_engine_that_cannot_tell_its_memory_still_serves() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.blind = True
+        bench.pool.load(ECHO, OPTIONS)
+        assert (await bench.until(ReplicaState.READY)).resident_bytes is None
+
+    play(scenario)
+
+
+def test_an_engine_that_cannot_let_go_does_not_hold_up_the_node() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.clings = True
+        bench.pool.load(ECHO, OPTIONS)
+        await bench.until(ReplicaState.READY)
+        bench.pool.unload(ECHO, drain_s=1)
+        assert "did not confirm" in (await bench.until(ReplicaState.GONE)).detail
+        bench.engine.clings = False
+        bench.pool.load(ECHO, OPTIONS)
+        await bench.until(ReplicaState.READY)
+
+    play(scenario)
+
+
+def test_a_load_that_failed_for_memory_says_so_by_code() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.too_big = True
+        bench.pool.load(ECHO, OPTIONS)
+        assert (await bench.until(ReplicaState.FAILED)).failure_code == "insufficient_memory"
+
+    play(scenario)
+
+
 def test_the_end_of_the_agent_unloads_everything_and_closes_the_engines() -> None:
     async def scenario(bench: Bench) -> None:
         bench.pool.load(ECHO, OPTIONS)

@@ -125,7 +125,7 @@ def test_an_introduction_survives_the_wire_with_unknown_staying_unknown() -> Non
 def test_heartbeat_welcome_and_replica_survive_the_wire() -> None:
     beat = Heartbeat(sequence=3, uptime_s=1.5, ram_available_bytes=0, gpu_free_bytes=(1, 2), cpu_percent=None)
     assert of_heartbeat(heartbeat_message(beat)) == beat
-    welcome = Welcome(protocol=1, epoch=7, lease_id="l", lease_s=10, heartbeat_s=1, version="1", features=("a",))
+    welcome = Welcome(protocol=1, epoch=7, lease_s=10, heartbeat_s=1, version="1", features=("a",))
     assert of_welcome(welcome_message(welcome)) == welcome
     assert of_replica(replica_message(REPORT)) == REPORT
 
@@ -213,7 +213,7 @@ def test_answers_survive_the_wire() -> None:
     assert of_call_frame(coordinator_pb2.ReplyFrame(call_id=1)) is None
     member = MemberAnswer(node_id=NODE, node_name="attic", model=FILE.name, text="hi", usage=usage)
     asked = AskFinished(strategy=AggregateStrategy.FIRST, text="hi", members=(member,), seconds=1.0, agreement=1.0)
-    assert of_ask_frame(coordinator_pb2.ReplyFrame(ask_finished=ask_finished_message(asked))) == asked
+    assert of_ask_frame(coordinator_pb2.ReplyFrame(ask_finished=ask_finished_message(asked)), [member]) == asked
 
 
 def test_the_state_of_the_cluster_survives_the_wire() -> None:

@@ -135,3 +135,15 @@ def test_a_node_is_found_by_id_name_client_id_and_start_of_id() -> None:
         assert registry.find(wanted) is record
     with pytest.raises(NodeNotFound, match="attic"):
         registry.find("cellar")
+
+
+def test_a_node_that_has_been_dead_for_long_is_forgotten() -> None:
+    clock = FakeClock()
+    registry = Registry(clock, suspect_after_s=3, dead_after_s=10, forget_after_s=100)
+    admitted(registry, clock, hello_of("attic"))
+    clock.advance(11)
+    registry.sweep()
+    assert len(registry.records()) == 1
+    clock.advance(100)
+    registry.sweep()
+    assert registry.records() == []

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from chorus_client.engines.base import LoadedModel, LoadOptions, Report
-from chorus_proto.errors import EngineFailed, LoadFailed
+from chorus_proto.errors import EngineFailed, InsufficientMemory, LoadFailed
 from chorus_proto.generation import Delta, Done, Generation, Piece
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
@@ -15,7 +15,8 @@ from chorus_proto.values import EngineKind, ModelFile
 class FakeLoaded:
     """Says the prompt's words back, one delta each; stops before word `words_before_hold` while `hold` is clear."""
 
-    def __init__(self, options: LoadOptions) -> None:
+    def __init__(self, options: LoadOptions, engine: FakeEngine) -> None:
+        self._engine = engine
         self.slots = options.slots
         self.context_tokens = options.context_tokens
         self.words_before_hold = 0
@@ -40,6 +41,8 @@ class FakeLoaded:
             self.generating -= 1
 
     async def resident_bytes(self) -> int | None:
+        if self._engine.blind:
+            raise EngineFailed("cannot tell")
         return 1_000_000
 
     async def wait_closed(self) -> str:
@@ -48,6 +51,8 @@ class FakeLoaded:
 
     async def unload(self) -> None:
         self.unloads += 1
+        if self._engine.clings:
+            raise EngineFailed("did not answer")
         self.closed.set()
 
 
@@ -60,6 +65,9 @@ class FakeEngine:
         self.gate.set()
         self.refusal: str | None = None
         self.loads: list[FakeLoaded] = []
+        self.too_big = False
+        self.blind = False
+        self.clings = False
         self.closed = False
 
     @property
@@ -74,7 +82,9 @@ class FakeEngine:
         await self.gate.wait()
         if self.refusal is not None:
             raise LoadFailed(self.refusal)
-        loaded = FakeLoaded(options)
+        if self.too_big:
+            raise InsufficientMemory("needs 9 GB; free 8")
+        loaded = FakeLoaded(options, self)
         self.loads.append(loaded)
         return loaded
 

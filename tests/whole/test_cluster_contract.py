@@ -21,7 +21,7 @@ from chorus_proto.cluster import (
     Cluster,
     MemberAnswer,
 )
-from chorus_proto.errors import CoordinatorUnavailable, ModelNotFound, NodeLost, NodeNotFound
+from chorus_proto.errors import CoordinatorUnavailable, Draining, ModelNotFound, NodeLost, NodeNotFound
 from chorus_proto.generation import Generation
 from chorus_proto.ids import ModelName, new_request_id
 from chorus_proto.values import AggregateStrategy, Dialect
@@ -238,5 +238,17 @@ def test_a_coordinator_that_stops_fails_open_calls_and_serves_the_next_ones(tmp_
                 await anext(events)
         assert remote is not None
         await remote.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_a_coordinator_that_shuts_down_says_so_and_not_that_it_is_away(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with asyncio.timeout(20), small_cluster(tmp_path, "attic") as cluster, over_grpc(cluster) as remote:
+            await cluster.coordinator.drain()
+            with pytest.raises(Draining, match="shutting down"):
+                await remote.reassign()
+            with pytest.raises(Draining, match="shutting down"):
+                await collected(remote.submit(call_for("x")))
 
     asyncio.run(scenario())

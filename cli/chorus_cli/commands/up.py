@@ -89,6 +89,7 @@ async def run(plan: Plan, ready: Path | None, stop: asyncio.Event) -> None:
         finally:
             # Only now, when the HTTP address has drained: the agent's answers were part of that.
             untold()
+            await hub.coordinator.drain()
             await agent.stop()
 
 

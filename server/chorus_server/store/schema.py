@@ -73,7 +73,7 @@ def open_database(path: Path, *, busy_s: float) -> tuple[sqlite3.Connection, Ope
             aside = _moved_aside(path)
             note = f"the state in {path} was damaged ({error}); it lies in {aside} now, and a new one was started"
             log.error("%s", note)
-            # Agents refuse an epoch lower than the last one, which is lost: the time is above any count of starts.
+            # The last count is lost; the time is above any count of starts, so an epoch is still never used twice.
             connection, epoch = _opened(path, busy_s, first_epoch=int(time.time()))
     except sqlite3.Error as error:
         raise as_cluster_error(error, path) from error
