@@ -2,6 +2,7 @@
 # Stop what runs on a state folder: ./stop.sh [--force] [--state-dir DIR]
 # Asks each process to finish its requests; --force ends them at once.
 set -eu
+root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 state=${CHORUS_STATE_DIR:-$HOME/.chorus}
 force=
 while [ $# -gt 0 ]; do
@@ -22,10 +23,27 @@ while [ $# -gt 0 ]; do
 done
 
 is_chorus() { # a pid file may outlive its process, and the number may be somebody else's by now
-    case $(ps -p "$1" -o command= 2>/dev/null) in
-        *chorus*|*server*|*client*|*http_wrapper*) return 0 ;;
-        *) return 1 ;;
+    case $1 in ''|*[!0-9]*) return 1 ;; esac
+    words=$(ps -ww -p "$1" -o args= 2>/dev/null) || return 1
+    case "$words " in
+        *ython*" -m chorus_cli "*) return 0 ;;
+        *ython*"/chorus up "*|*ython*"/chorus coordinator "*|*ython*"/chorus http "*|*ython*"/chorus agent "*) return 0 ;;
     esac
+    program=${words%% *}
+    case ${program##*/} in *ython*) ;; *) return 1 ;; esac
+    words=${words#"$program"}
+    while :; do # Python's own options
+        case $words in
+            " -"*) words=${words#" "}; words=" ${words#* }" ;;
+            *) break ;;
+        esac
+    done
+    for part in server client http_wrapper; do # a bare checkout
+        case "$words " in
+            " $part "*|" $part/ "*|" ./$part "*|" ./$part/ "*|" $root/$part "*|" $root/$part/ "*) return 0 ;;
+        esac
+    done
+    return 1
 }
 
 found=

@@ -18,6 +18,14 @@ chorus_venv() {
     venv=$ROOT/.venv
     PY=$venv/bin/python
     stamp=$venv/chorus-installed
+    if [ -e "$venv" ] && [ ! -w "$venv" ]; then
+        # Another user's environment: it can be used when it is complete, and must not be made anew.
+        if "$PY" -c '' >/dev/null 2>&1 && "$PY" "$ROOT/tools/install_stamp.py" "$kind" "$stamp"; then
+            return 0
+        fi
+        echo "$venv belongs to another user and cannot be used as it is; make a clone of your own, or ask them" >&2
+        exit 2
+    fi
     if ! "$PY" -c '' >/dev/null 2>&1; then
         python=$(find_python) || exit 2
         echo "Making $venv ..." >&2

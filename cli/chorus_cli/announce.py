@@ -26,6 +26,14 @@ class Addresses:
     http: str
 
     @property
+    def shown_http(self) -> str:
+        """The address that people may pass on: of the LAN, once the hub is open to it."""
+        if is_loopback(self.host):
+            return self.http
+        port = self.http.rpartition(":")[2]
+        return f"http://{join_address(self.host, f'{self.host}:{port}')}"
+
+    @property
     def join(self) -> str:
         """HOST:PORT for other PCs."""
         return join_address(self.host, self.grpc)
@@ -54,9 +62,9 @@ def ready_lines(version: str, state: ClusterState, model: str | None, at: Addres
         "",
         f"Chorus {version}: {what}, {pcs} PC{'' if pcs == 1 else 's'}.",
         "",
-        f"  API and status  {at.http} (OpenAI: {at.http}/v1)",
+        f"  API and status  {at.shown_http} (OpenAI: {at.shown_http}/v1)",
         *join_lines(at),
-        f"  ask it          {sample_curl(at.http, model or 'MODEL')}",
+        *([f"  ask it          {sample_curl(at.http, model)}"] if model else []),
         "  stop            Ctrl+C",
         "",
     ]
@@ -67,8 +75,10 @@ def join_lines(at: Addresses) -> list[str]:
     if is_loopback(at.host):
         port = at.grpc.rpartition(":")[2]
         return [
+            f"  more agents     on this PC: chorus agent --name NAME --join {at.grpc}",
             "  other PCs       cannot join yet: start again with --host 0.0.0.0 --insecure (no keys, no TLS: only on a",
-            f"                  network you trust), then on each PC: chorus agent --join {lan_address()}:{port}",
+            f"                  network you trust) and --grpc-port {port}, then on each PC:",
+            f"                  chorus agent --join {lan_address()}:{port}",
         ]
     return [f"  other PCs       on each one: chorus agent --join {at.join}"]
 

@@ -60,7 +60,7 @@ class LocalAgent:
     async def _one_life(self) -> tuple[int, str]:
         """From start to end: (exit code, last line of output)."""
         try:
-            child = await ChildProcess.start(self._command, python_child=True)
+            child = await ChildProcess.start(self._command, python_child=True, own_settings=True)
         except OSError as error:
             return 1, f"cannot be started: {error.strerror}"
         try:

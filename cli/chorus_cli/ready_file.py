@@ -9,6 +9,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from chorus_proto.files import write_atomically
 from chorus_proto.settings import SettingsError
 
 
@@ -26,9 +27,7 @@ class ReadyFile:
         """`facts`: http_url, grpc_address, join, as far as the process knows them; `pid` is added."""
         if self._path is None:
             return
-        draft = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
-        draft.write_text(json.dumps({**facts, "pid": os.getpid()}) + "\n", encoding="utf-8")
-        draft.replace(self._path)
+        write_atomically(self._path, (json.dumps({**facts, "pid": os.getpid()}) + "\n").encode())
 
 
 @contextmanager

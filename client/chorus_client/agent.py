@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -29,7 +30,7 @@ from chorus_proto.errors import (
 )
 from chorus_proto.frames import StreamClosed, Window
 from chorus_proto.generation import Done, Generation
-from chorus_proto.ids import InstanceId, NodeId
+from chorus_proto.ids import InstanceId, ModelName, NodeId
 from chorus_proto.values import (
     EngineKind,
     Hardware,
@@ -37,6 +38,7 @@ from chorus_proto.values import (
     Hello,
     ModelFile,
     ReplicaReport,
+    ReplicaState,
     Timings,
     Usage,
     Welcome,
@@ -88,6 +90,7 @@ class Agent:
         self._executions: dict[int, _Execution] = {}
         self._began_s = clock.monotonic_s()
         self._tokens_total = 0
+        self._introduced: set[ModelName] = set()
 
     async def prepare(self, engines: tuple[EngineKind, ...]) -> None:
         """Look what can be loaded here; before the first link."""
@@ -97,6 +100,8 @@ class Agent:
     # Orders -------------------------------------------------------------------------------------------------------
 
     def hello(self) -> Hello:
+        replicas = self._pool.reports()
+        self._introduced = {report.model for report in replicas}
         return Hello(
             node_id=self._identity.node_id,
             instance_id=self._identity.instance_id,
@@ -107,12 +112,19 @@ class Agent:
             hardware=self._hardware,
             engines=self._engines,
             models=tuple(self._models),
-            replicas=self._pool.reports(),
+            replicas=replicas,
         )
 
     def linked(self, uplink: Uplink, welcome: Welcome) -> None:
         log.info("linked as %s, coordinator %s, epoch %d", self._identity.name, welcome.version, welcome.epoch)
         self._uplink = uplink
+        # What changed while the Hello was on its way had no link to be told on.
+        uplink.inventory(self._models)
+        loaded = self._pool.reports()
+        for report in loaded:
+            uplink.replica(report)
+        for model in self._introduced - {report.model for report in loaded}:
+            uplink.replica(ReplicaReport(model=model, state=ReplicaState.GONE))
 
     def unlinked(self) -> None:
         """Nobody hears the answers of this link any more: stop working on them."""
@@ -159,7 +171,13 @@ class Agent:
         window = Window(order.window_bytes)
         task = asyncio.create_task(self._execute(order, uplink, window), name=f"execute:{order.request_id}")
         self._executions[order.execution_id] = _Execution(task, window)
-        task.add_done_callback(lambda _task: self._executions.pop(order.execution_id, None))
+        task.add_done_callback(partial(self._forget, order.execution_id))
+
+    def _forget(self, execution_id: int, task: asyncio.Task[None]) -> None:
+        """A coordinator that was restarted counts from 1 again: the number may be another's by now."""
+        execution = self._executions.get(execution_id)
+        if execution is not None and execution.task is task:
+            del self._executions[execution_id]
 
     def cancel(self, execution_id: int) -> None:
         execution = self._executions.get(execution_id)

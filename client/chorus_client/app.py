@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from chorus_client.agent import Agent, Identity
+from chorus_client.compute import device_kind, usable_by_engines
 from chorus_client.engines.base import Engine, LoadedModel, LoadOptions
 from chorus_client.engines.llama_server import LlamaServerEngine
 from chorus_client.engines.ollama import OllamaEngine
 from chorus_client.engines.remote import RemoteEngine
 from chorus_client.engines.scripted import ScriptedEngine
+from chorus_client.engines.served_process import ServeLimits
 from chorus_client.hardware import LiveReader, probe, read_hardware_file
 from chorus_client.inventory import Inventory
+from chorus_client.limits import http_limits, ollama_limits, serve_limits
 from chorus_client.link import AgentLink
 from chorus_client.microbench import BENCH_MODEL, measured
 from chorus_client.pool import Pool
 from chorus_client.settings import AgentSettings
 from chorus_proto.clock import Clock
 from chorus_proto.errors import EngineFailed, InvalidRequest, LoadFailed
+from chorus_proto.files import only_one, state_folder, write_atomically
 from chorus_proto.generation import Done, Generation
 from chorus_proto.ids import NodeId, new_instance_id, new_node_id
 from chorus_proto.settings import SettingsError
-from chorus_proto.sizing import DeviceKind
 from chorus_proto.values import EngineKind, Hardware, ReplicaReport
 
 log = logging.getLogger(__name__)
@@ -50,17 +49,9 @@ async def run_agent(settings: AgentSettings, stop: asyncio.Event, clock: Clock) 
     """Run until `stop` is set. Raises SettingsError (wrong settings) and Refused (the coordinator will not have it)."""
     name = agent_name(settings)
     folder = agent_folder(settings.state_dir, name)
-    lock = FileLock(folder / "agent.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise SettingsError(
-            f"an agent called {name} already runs on the state folder {folder}; give this one another --name"
-        ) from None
-    try:
+    refusal = f"an agent called {name} already runs on the state folder {folder}; give this one another --name"
+    with only_one(folder / "agent.lock", refusal):
         await _run(settings, name, folder, stop, clock)
-    finally:
-        lock.release()
 
 
 async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.Event, clock: Clock) -> None:
@@ -76,8 +67,7 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
             for listener in telling:
                 listener(report)
 
-        on_gpu = settings.llama_server_path is not None and settings.gpu_layers > 0 and bool(hardware.gpus)
-        pool = Pool(engines, clock, tell, DeviceKind.DISCRETE_GPU if on_gpu else DeviceKind.CPU)
+        pool = Pool(engines, clock, tell, device_kind(hardware, settings))
         agent = Agent(identity, hardware, pool, clock, readings=LiveReader(hardware), fenced=lambda: link.fenced)
         telling.append(agent.replica_changed)
         link = AgentLink(
@@ -125,14 +115,7 @@ def agent_name(settings: AgentSettings) -> str:
 
 def agent_folder(state_dir: Path, name: str) -> Path:
     """This agent's own folder, so that several agents of one PC can share a state folder. Raises SettingsError."""
-    folder = state_dir.expanduser() / "agents" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise SettingsError(
-            f"the state folder {folder} cannot be written ({error.strerror}); choose another with --state-dir"
-        ) from None
-    return folder
+    return state_folder(state_dir / "agents" / name)
 
 
 def node_id(folder: Path) -> NodeId:
@@ -142,9 +125,7 @@ def node_id(folder: Path) -> NodeId:
         return NodeId(msgspec.json.decode(path.read_bytes(), type=_NodeFile).node_id)
     except FileNotFoundError:
         fresh = new_node_id()
-        draft = path.with_suffix(".new")
-        draft.write_bytes(msgspec.json.encode(_NodeFile(node_id=fresh)))
-        os.replace(draft, path)  # noqa: PTH105  # Path.replace is the same call, this says atomic
+        write_atomically(path, msgspec.json.encode(_NodeFile(node_id=fresh)))
         return fresh
     except msgspec.DecodeError:
         raise SettingsError(f"{path} is damaged; delete it and this PC joins as a new node") from None
@@ -159,16 +140,26 @@ def build_engines(settings: AgentSettings, inventory: Inventory) -> dict[EngineK
                 inventory,
                 llama_server_path=settings.llama_server_path,
                 threads=settings.threads or None,
-                gpu_layers=settings.gpu_layers or None,
+                gpu_layers=settings.gpu_layers,
+                limits=serve_limits(settings),
             )
         elif kind is EngineKind.OLLAMA:
-            engines[kind] = OllamaEngine(settings.ollama_url)
+            engines[kind] = OllamaEngine(settings.ollama_url, limits=ollama_limits(settings))
         elif kind is EngineKind.REMOTE:
             if not settings.remote_url:
                 raise SettingsError("the remote engine needs remote_url, the base URL of an OpenAI-compatible server")
-            engines[kind] = RemoteEngine(settings.remote_url, api_key=settings.remote_api_key or None)
+            engines[kind] = RemoteEngine(
+                settings.remote_url,
+                api_key=settings.remote_api_key or None,
+                probe_every_s=settings.probe_every_s,
+                limits=http_limits(settings),
+            )
         else:
-            engines[kind] = ScriptedEngine(ttft_s=settings.scripted_ttft_s, tokens_per_s=settings.scripted_tokens_per_s)
+            engines[kind] = ScriptedEngine(
+                ttft_s=settings.scripted_ttft_s,
+                tokens_per_s=settings.scripted_tokens_per_s,
+                limits=serve_limits(settings),
+            )
     return engines
 
 
@@ -179,30 +170,22 @@ async def _hardware(settings: AgentSettings, folder: Path, inventory: Inventory)
             return read_hardware_file(settings.hardware)
         except InvalidRequest as error:
             raise SettingsError(f"--hardware: {error.message}") from None
-    hardware = await probe(folder)
-    if not _engines_use_gpus(settings):
-        hardware = replace(hardware, gpus=tuple(replace(gpu, usable=False) for gpu in hardware.gpus))
+    hardware = usable_by_engines(await probe(folder), settings)
     if not settings.microbench:
         return hardware
 
-    bench = _Bench(inventory)
+    bench = _Bench(inventory, serve_limits(settings))
     try:
         return await measured(hardware, folder / "microbench.json", bench.generate)
     finally:
         await bench.aclose()
 
 
-def _engines_use_gpus(settings: AgentSettings) -> bool:
-    """False when the bundled engine is the only one: its builds compute on the CPU, except Apple's on Metal."""
-    bundled_only = set(settings.engines) <= {EngineKind.LLAMA_SERVER} and settings.llama_server_path is None
-    return not bundled_only or sys.platform == "darwin"
-
-
 class _Bench:
     """The benchmark's model in an engine of its own, with one thread; loaded only if something must be measured."""
 
-    def __init__(self, inventory: Inventory) -> None:
-        self._engine = LlamaServerEngine(inventory, threads=1)
+    def __init__(self, inventory: Inventory, limits: ServeLimits) -> None:
+        self._engine = LlamaServerEngine(inventory, threads=1, limits=limits)
         self._loaded: LoadedModel | None = None
 
     async def generate(self, generation: Generation) -> Done:

@@ -18,6 +18,7 @@ from chorus_client.gguf import read_header
 from chorus_client.model_shape import is_embedding, shape_of
 from chorus_proto import catalogue
 from chorus_proto.errors import LoadFailed, ModelNotFound
+from chorus_proto.files import write_atomically
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
 
@@ -194,10 +195,8 @@ def _kept_digests(path: Path) -> dict[str, str]:
 
 
 def _keep_digests(path: Path, digests: dict[str, str]) -> None:
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(msgspec.json.encode(digests))
-        fresh.replace(path)
+        write_atomically(path, msgspec.json.encode(digests))
     except OSError as error:
         log.warning("digests cannot be kept in %s: %s", path, error)

@@ -1,7 +1,8 @@
 """The bundled `chorus-llama-server` command: llama.cpp's own HTTP server out of the xllamacpp wheel.
 
 It takes the part of llama-server's flags that the agent uses, under llama-server's names, so that one adapter drives
-both. Always: loopback by default, no CORS, no web UI, no downloads. Exit code 2 with one line says what to correct.
+both. It listens on loopback unless --host says otherwise; web pages of this PC only may call it (CORS); there is no web
+UI and nothing is downloaded. Exit code 2 with one line says what to correct.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ import msgspec
 
 from chorus_proto import catalogue
 from chorus_proto.errors import ClusterError
+from chorus_proto.files import write_atomically
 from chorus_proto.generation import Done, Generation
 from chorus_proto.ids import ModelName
 from chorus_proto.values import Hardware
@@ -192,10 +193,8 @@ def _keep(path: Path, hardware: Hardware) -> None:
         "cpu_flops_per_s": hardware.cpu_flops_per_s,
         "bench_tokens_per_s": hardware.bench_tokens_per_s,
     }
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(record, indent=2), encoding="utf-8")
-        fresh.replace(path)
+        write_atomically(path, json.dumps(record, indent=2).encode())
     except OSError as error:
         log.warning("measurements cannot be kept in %s: %s", path, error)

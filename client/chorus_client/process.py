@@ -20,6 +20,7 @@ import chorus_proto
 from chorus_client import lifeline
 from chorus_client.footprint import footprint_bytes
 from chorus_client.windows_job import JobObject
+from chorus_proto.settings import ENV_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +36,13 @@ else:
 _DROPPED_PREFIXES = ("LLAMA_ARG_", "LLAMA_API_KEY", "OLLAMA_", "HF_TOKEN", "LD_", "DYLD_", "PYTHON")
 
 
-def clean_environment(source: Mapping[str, str]) -> dict[str, str]:
-    """`source` without what would configure, inject code into or leak a secret to an engine (`LLAMA_ARG_TOOLS`...)."""
-    return {name: value for name, value in source.items() if not name.upper().startswith(_DROPPED_PREFIXES)}
+def clean_environment(source: Mapping[str, str], *, own_settings: bool = False) -> dict[str, str]:
+    """`source` without what would configure, inject code into or leak a secret to an engine (`LLAMA_ARG_TOOLS`...).
+
+    `own_settings` keeps Chorus's `CHORUS_*`, keys of other servers among them, for a child that is Chorus itself.
+    """
+    dropped = _DROPPED_PREFIXES if own_settings else (*_DROPPED_PREFIXES, ENV_PREFIX)
+    return {name: value for name, value in source.items() if not name.upper().startswith(dropped)}
 
 
 def own_python(module: str, *arguments: str) -> list[str]:
@@ -86,15 +91,20 @@ class ChildProcess:
 
     @classmethod
     async def start(
-        cls, argv: Sequence[str], *, python_child: bool, environment: Mapping[str, str] | None = None
+        cls,
+        argv: Sequence[str],
+        *,
+        python_child: bool,
+        environment: Mapping[str, str] | None = None,
+        own_settings: bool = False,
     ) -> ChildProcess:
         """Start `argv` (absolute program first, never a shell). Raises OSError when the program cannot be started.
 
         `python_child`: the program is one of our own modules and calls `lifeline.tie_to_parent` itself. `environment`
-        is added to the agent's own, cleaned one. Call it on a thread that lives as long as the child should: Linux
-        ties the child to the thread that started it.
+        is added to the agent's own, cleaned one, in which `own_settings` keeps `CHORUS_*`. Call it on a thread that
+        lives as long as the child should: Linux ties the child to the thread that started it.
         """
-        child_environment = clean_environment(os.environ) | dict(environment or {})
+        child_environment = clean_environment(os.environ, own_settings=own_settings) | dict(environment or {})
         command = list(argv)
         if python_child:
             roots = {str(Path(package.__path__[0]).parent): None for package in (chorus_client, chorus_proto)}

@@ -72,7 +72,8 @@ class ScriptedAnswer:
         self._chat = asked.messages is not None
         most = asked.max_tokens if asked.max_tokens is not None and asked.max_tokens >= 0 else None
         full = settings.answer_tokens if not asked.ignore_eos else settings.context_tokens - asked.prompt_tokens
-        self._count = full if most is None else (min(most, full) if not asked.ignore_eos else most)
+        # Never more than the context, whatever was asked for: the answer is made before it is sent.
+        self._count = full if most is None else min(most, max(full, 0))
         self._reason = "length" if most is not None and most <= self._count and most < full else "stop"
         if asked.ignore_eos:
             self._reason = "length"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from chorus_proto.settings import setting
+from chorus_proto.settings import rising, setting
 from chorus_proto.values import EngineKind
 
 
@@ -21,9 +21,21 @@ class AgentSettings:
     models_dirs: tuple[Path, ...] = setting((), "folders with your own .gguf files")
     llama_server_path: Path | None = setting(None, "an external llama-server to use instead of the bundled engine")
     threads: int = setting(0, "CPU threads of an engine; 0 chooses by cores", minimum=0, maximum=1024)
-    gpu_layers: int = setting(0, "layers to put on the GPU (external llama-server)", minimum=0)
-    load_within_s: float = setting(300.0, "longest time a model may take to load", minimum=1)
+    gpu_layers: int | None = setting(
+        None, "layers that llama-server puts on the GPU; 0 for the CPU only, by default it decides itself", minimum=0
+    )
+    load_within_s: float = setting(300.0, "longest time a model may take to load, beside its size", minimum=1)
+    load_s_per_gib: float = setting(20.0, "seconds more to load for each GiB of the model's file", minimum=0)
+    load_cap_s: float = setting(21_600.0, "longest time any model may take to load, whatever its size", minimum=1)
+    load_stall_s: float = setting(120.0, "a load that stands still for this long is given up", minimum=1)
+    first_token_within_s: float = setting(600.0, "longest wait for an engine's first token", minimum=0.1)
+    next_token_within_s: float = setting(60.0, "longest wait for each later token", minimum=0.1)
+    short_answer_within_s: float = setting(
+        10.0, "longest wait for an engine's answer to anything but a prompt", minimum=0.1
+    )
+    probe_every_s: float = setting(5.0, "seconds between looks whether Ollama or a remote server lives", minimum=0.1)
     stop_within_s: float = setting(10.0, "an engine may take this long to stop before it is killed", minimum=0.1)
+    ollama_unload_within_s: float = setting(30.0, "longest wait until Ollama has freed a model", minimum=0.1)
     connect_within_s: float = setting(3.0, "longest wait for a connection to the coordinator or an engine", minimum=0.1)
     reconnect_max_s: float = setting(2.0, "longest pause between two tries to reach the coordinator", minimum=0.1)
     fence_after_s: float = setting(30.0, "without the coordinator for this long, running work is dropped", minimum=1)
@@ -33,3 +45,9 @@ class AgentSettings:
     scripted_tokens_per_s: float = setting(0.0, "speed of the scripted engine per stream; 0 is full speed", minimum=0)
     scripted_ttft_s: float = setting(0.0, "time to the scripted engine's first token", minimum=0)
     microbench: bool = setting(True, "measure this PC once, so that its score is real")
+
+    def check(self) -> None:
+        """Raises SettingsError for two settings that contradict each other."""
+        rising(self, "load_within_s", "load_cap_s", equal=True)
+        rising(self, "reconnect_max_s", "fence_after_s")
+        rising(self, "connect_within_s", "fence_after_s")

@@ -15,7 +15,7 @@ from typing import TypeVar
 from grpc import aio
 
 from chorus_proto import coordinator_pb2, coordinator_pb2_grpc
-from chorus_proto.channel import DIALER_OPTIONS, ERROR_CODE_KEY
+from chorus_proto.channel import DIALER_OPTIONS, ERROR_CODE_KEY, GENERATION_LIMIT_BYTES
 from chorus_proto.cluster import (
     Ask,
     AskEvent,
@@ -30,7 +30,7 @@ from chorus_proto.cluster import (
 from chorus_proto.convert import of_failure
 from chorus_proto.convert_calls import ask_message, of_ask_frame, of_call_frame, submit_message
 from chorus_proto.convert_state import of_reassignment, of_state
-from chorus_proto.errors import CoordinatorUnavailable, error_of
+from chorus_proto.errors import BodyTooLarge, CoordinatorUnavailable, QueueFull, error_of
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Mailbox, Outbox, Receipts, StreamClosed
 from chorus_proto.values import ClusterState, Reassignment
 
@@ -184,7 +184,11 @@ class GrpcCluster:
             stream.close_call(frame.call_id)
 
     def _open(self, frame: coordinator_pb2.CallerFrame, payload_bytes: int) -> tuple[_Stream, Replies]:
+        if payload_bytes > GENERATION_LIMIT_BYTES:
+            raise BodyTooLarge(f"the request is over {GENERATION_LIMIT_BYTES // 1024} KiB of text; shorten it")
         stream = self._connected()
+        if not stream.outbox.has_room(CONTROL_FRAME_BYTES + payload_bytes):
+            raise QueueFull("too many long requests are on their way to the coordinator", retry_after_s=1)
         try:
             return stream, stream.open(frame, payload_bytes)
         except StreamClosed:
@@ -217,7 +221,7 @@ class GrpcCluster:
         try:
             return await answer
         except aio.AioRpcError as error:
-            log.info("the coordinator at %s: %s", self._address, error.details())
+            log.debug("the coordinator at %s: %s", self._address, error.details())
             code = dict(error.trailing_metadata()).get(ERROR_CODE_KEY)
             if code is not None:
                 raise error_of(str(code), error.details() or "") from None

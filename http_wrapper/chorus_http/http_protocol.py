@@ -6,6 +6,7 @@ uvicorn counts no header bytes with httptools and lets a request arrive one byte
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -58,7 +59,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        super().data_received(_without_upgrade(data) if self._reading_head else data)
         if self._reading_head and not self.transport.is_closing():
             # httptools holds an unfinished header back, so what it has not shown yet is counted here.
             self._head_bytes += len(data)
@@ -126,6 +127,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+_UPGRADE = re.compile(rb"\r\nupgrade:(?![ \t]*websocket)", re.IGNORECASE)
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Hide an offer to change protocols, which a server may ignore (RFC 9110, 7.8): the parser would drop the body.
+
+    Java's HTTP client offers h2c with every request.
+    """
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[:end]
+    hidden = _UPGRADE.sub(b"\r\nx-offer:", head)
+    return data if hidden is head else hidden + data[len(head) :]
 
 
 _HEAD_REFUSAL: tuple[int, ClusterError] = (

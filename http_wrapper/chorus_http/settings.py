@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from chorus_proto.settings import setting
+from chorus_proto.settings import rising, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,3 +33,7 @@ class HttpSettings:
     drain_within_s: float = setting(30.0, "running requests may finish for this long at shutdown", minimum=0)
     cors_origins: tuple[str, ...] = setting((), "origins whose web pages may call; none by default")
     log_requests: bool = setting(False, "one log line for each request, never with prompts")
+
+    def check(self) -> None:
+        """Raises SettingsError for two settings that contradict each other."""
+        rising(self, "stream_open_after_s", "request_within_s")

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 
+GENERATION_LIMIT_BYTES = MESSAGE_LIMIT_BYTES - 256 * 1024
+"""Most of one request's text: an order must fit a message beside the frames it shares it with."""
+
 ERROR_CODE_KEY = "chorus-error-code"
 """Trailing metadata of a call that was refused for a reason of ours: the ErrorCode. Without it, gRPC itself failed."""
 

@@ -33,6 +33,11 @@ from chorus_proto.ids import ModelName, NodeId, RequestId
 from chorus_proto.values import AggregateStrategy, RoutingStrategy
 
 
+def _milliseconds(seconds: float) -> int:
+    """As the wire's uint32 holds it; 49 days are as good as for ever."""
+    return min(2**32 - 1, round(seconds * 1000))
+
+
 def submit_message(call: Call, window_bytes: int) -> coordinator_pb2.Submit:
     return coordinator_pb2.Submit(
         request_id=call.request_id,
@@ -41,8 +46,8 @@ def submit_message(call: Call, window_bytes: int) -> coordinator_pb2.Submit:
         stream=call.stream,
         generation=call.generation,
         prompt_tokens_estimate=call.prompt_tokens_estimate,
-        remaining_ms=round(call.within_s * 1000),
-        queue_ms=None if call.queue_within_s is None else round(call.queue_within_s * 1000),
+        remaining_ms=_milliseconds(call.within_s),
+        queue_ms=None if call.queue_within_s is None else _milliseconds(call.queue_within_s),
         affinity=call.affinity or "",
         node=call.node or "",
         strategy=call.strategy or "",
@@ -88,7 +93,7 @@ def ask_message(ask: Ask, window_bytes: int) -> coordinator_pb2.Ask:
         model=ask.model or "",
         nodes=list(ask.nodes),
         strategy=ask.strategy,
-        remaining_ms=round(ask.within_s * 1000),
+        remaining_ms=_milliseconds(ask.within_s),
         prompt_tokens_estimate=ask.prompt_tokens_estimate,
         max_tokens=ask.max_tokens,
         quorum=ask.quorum or 0,

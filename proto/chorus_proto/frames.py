@@ -105,6 +105,14 @@ class Outbox(Generic[Frame]):
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def has_room(self, size_bytes: int) -> bool:
+        """False when a frame of this size would overflow what waits; ask before frames that carry much."""
+        return self._queued_bytes + size_bytes <= self._limit_bytes
+
     def close(self) -> None:
         """End `batches` once what is queued has been taken; later puts raise StreamClosed."""
         self._closed = True

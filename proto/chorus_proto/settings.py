@@ -3,13 +3,16 @@
 A process declares one frozen dataclass whose fields are made by `setting`; everything else (flags, environment names,
 `chorus config show`, refusals that name the key, where the value came from and what to write instead) follows from it.
 In the file, top-level keys are shared by all processes and the tables [coordinator], [http] and [agent] narrow to one.
+A class whose fields can contradict each other has a method `check`, called once all are known (see `Checked`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
+import re
 import tomllib
 import types
 import typing
@@ -17,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,6 +35,15 @@ V = TypeVar("V")
 
 class SettingsError(Exception):
     """A setting cannot be used; one line that names the key, where it came from and the fix. Exit code 2 at the CLI."""
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """Settings whose fields must agree with each other."""
+
+    def check(self) -> None:
+        """Raises SettingsError that names every setting of a contradiction; see `rising`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +163,15 @@ def describe(kind: type[DataclassInstance]) -> tuple[Described, ...]:
     return tuple(described)
 
 
+def rising(settings: DataclassInstance, *names: str, equal: bool = False) -> None:
+    """Each of these numbers must be less than the next, or with `equal` at most the next. Raises SettingsError."""
+    for low, high in itertools.pairwise(names):
+        lower, upper = cast("float", getattr(settings, low)), cast("float", getattr(settings, high))
+        if lower > upper or (lower == upper and not equal):
+            relation = "at most" if equal else "less than"
+            raise SettingsError(f"{low} = {lower:g} must be {relation} {high} = {upper:g}")
+
+
 def load(
     kind: type[T],
     *,
@@ -164,7 +185,7 @@ def load(
 
     `family` maps the sections of one file to their settings classes, so that a key or flag of another process is known
     for what it is. In `flags` a value of None or () means that the flag was not given. Relative paths in the file start
-    at the file's folder. Raises SettingsError.
+    at the file's folder. Raises SettingsError, also for settings that contradict each other.
     """
     fields = {one.name: one for one in describe(kind)}
     relatives = {name: {one.name: one for one in describe(other)} for name, other in (family or {}).items()}
@@ -194,7 +215,14 @@ def load(
             raise TypeError(f"flag {name!r} belongs to no settings class")
         if name in fields and raw is not None and raw != ():
             take(name, raw, f"flag {fields[name].flag}")
-    return Loaded(values=dataclasses.replace(kind(), **values), origins=origins, warnings=tuple(warnings))
+    complete = dataclasses.replace(kind(), **values)
+    if isinstance(complete, Checked):
+        try:
+            complete.check()
+        except SettingsError as error:
+            named = [f"{name}: {origin}" for name, origin in origins.items() if re.search(rf"\b{name}\b", str(error))]
+            raise SettingsError(f"{error} ({', '.join(named)})" if named else str(error)) from None
+    return Loaded(values=complete, origins=origins, warnings=tuple(warnings))
 
 
 def _taken_apart(hint: object, *, where: str) -> tuple[type[object], bool, bool]:

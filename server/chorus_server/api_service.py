@@ -24,7 +24,7 @@ from chorus_proto.convert_calls import (
     started_message,
 )
 from chorus_proto.convert_state import reassignment_message, state_message
-from chorus_proto.errors import ClusterError, InternalError, InvalidRequest
+from chorus_proto.errors import ClusterError, InternalError, InvalidRequest, SlowConsumer
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Outbox, StreamClosed, Window
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ AsyncCall = Coroutine[None, None, None]
 class _Caller:
     """The calls of one stream. Each is a task; closing the stream cancels them all."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, *, slow_caller_s: float) -> None:
+        self._slow_caller_s = slow_caller_s
         self.outbox: Outbox[coordinator_pb2.ReplyFrame] = Outbox(reply_frame)
         self._cluster = cluster
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -85,9 +86,10 @@ class _Caller:
         self._windows[call_id] = Window(window_bytes or 256 * 1024)
         task = asyncio.create_task(self._guarded(call_id, work), name=f"call:{call_id}")
         self._tasks[call_id] = task
-        task.add_done_callback(lambda _task: self._forget(call_id))
+        task.add_done_callback(lambda _task: self._forget(call_id, work))
 
-    def _forget(self, call_id: int) -> None:
+    def _forget(self, call_id: int, work: AsyncCall) -> None:
+        work.close()  # a call taken back in the batch that opened it never began
         self._tasks.pop(call_id, None)
         self._windows.pop(call_id, None)
 
@@ -148,8 +150,13 @@ class _Caller:
 
     async def _paced(self, call_id: int, sent_bytes: int) -> None:
         window = self._windows[call_id]
-        if not window.spend(sent_bytes):
-            await window.wait()
+        if window.spend(sent_bytes):
+            return
+        try:
+            async with asyncio.timeout(self._slow_caller_s):
+                await window.wait()
+        except TimeoutError:
+            raise SlowConsumer(f"the caller read nothing for {self._slow_caller_s:g} s") from None
 
     async def end(self) -> None:
         tasks = list(self._tasks.values())
@@ -161,13 +168,14 @@ class _Caller:
 class ApiService(coordinator_pb2_grpc.CoordinatorServiceServicer):
     """`CoordinatorService` over any `Cluster`."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, *, slow_caller_s: float) -> None:
         self._cluster = cluster
+        self._slow_caller_s = slow_caller_s
 
     async def Calls(  # noqa: N802  # the name in the .proto
         self, request_iterator: AsyncIterator[coordinator_pb2.CallerBatch], context: CallsContext
     ) -> AsyncIterator[coordinator_pb2.ReplyBatch]:
-        caller = _Caller(self._cluster)
+        caller = _Caller(self._cluster, slow_caller_s=self._slow_caller_s)
         reader = asyncio.create_task(caller.read(request_iterator), name=f"caller:{context.peer()}")
         try:
             async for frames in caller.outbox.batches():

@@ -7,15 +7,14 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from filelock import FileLock, Timeout
 from grpc import aio
 
 from chorus_proto import coordinator_pb2_grpc, node_pb2_grpc
 from chorus_proto.channel import LISTENER_OPTIONS
 from chorus_proto.clock import Clock
 from chorus_proto.exposure import is_loopback, refuse_exposure
+from chorus_proto.files import only_one, state_folder
 from chorus_proto.settings import SettingsError
 from chorus_server.api_service import ApiService
 from chorus_server.coordinator import Coordinator
@@ -44,9 +43,13 @@ async def running(settings: CoordinatorSettings, clock: Clock) -> AsyncGenerator
     """
     refuse_exposure("the coordinator", settings.host, insecure=settings.insecure)
     if not is_loopback(settings.host):
-        log.warning("--insecure: every PC that reaches %s may join or ask; nothing is encrypted", settings.host)
+        log.warning("--insecure: every PC that reaches this one may join or ask; nothing is encrypted")
     folder = state_folder(settings.state_dir)
-    with only_one(folder / "coordinator.lock", f"a coordinator already runs on the state folder {folder}"):
+    refusal = (
+        f"a coordinator already runs on the state folder {folder}; stop it first, or choose another folder with "
+        "--state-dir"
+    )
+    with only_one(folder / "coordinator.lock", refusal):
         store = await asyncio.to_thread(Store.open, folder / "coordinator.sqlite")
         try:
             coordinator = Coordinator(settings, store, clock)
@@ -73,7 +76,9 @@ async def _listen(settings: CoordinatorSettings, coordinator: Coordinator, clock
         NodeService(coordinator, clock, hello_within_s=settings.hello_within_s, window_bytes=settings.window_bytes),
         server,
     )
-    coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(ApiService(coordinator), server)
+    coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(
+        ApiService(coordinator, slow_caller_s=settings.slow_caller_s), server
+    )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
         port = server.add_insecure_port(f"{host}:{settings.grpc_port}")
@@ -84,28 +89,3 @@ async def _listen(settings: CoordinatorSettings, coordinator: Coordinator, clock
         ) from None
     await server.start()
     return server, port
-
-
-def state_folder(path: Path) -> Path:
-    """Make the folder, for its owner only, and prove that it can be written. Raises SettingsError."""
-    folder = path.expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise SettingsError(
-            f"the state folder {folder} cannot be written ({error.strerror}); choose another with --state-dir"
-        ) from None
-    return folder
-
-
-def only_one(path: Path, refusal: str) -> FileLock:
-    """The lock that one process holds for its whole life. Raises SettingsError with `refusal` when it is held."""
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise SettingsError(f"{refusal}; stop it first, or choose another folder with --state-dir") from None
-    return lock

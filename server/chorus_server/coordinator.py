@@ -36,7 +36,7 @@ from chorus_server.metrics import Counters, StateCollector, exposition
 from chorus_server.placement import PlacementNode, PlacementRules, assign
 from chorus_server.queue import WaitingRoom
 from chorus_server.reconcile import Reconciler
-from chorus_server.registry import NodeRecord, Rates, Registry, Transition
+from chorus_server.registry import NodeRecord, Rates, Registry, Transition, check_inventory
 from chorus_server.routing import Router
 from chorus_server.settings import CoordinatorSettings
 from chorus_server.store import Measurement, Store
@@ -89,6 +89,7 @@ class Coordinator:
         self._measured: set[tuple[NodeId, ModelName]] = set()
         self._unsaved: set[NodeId] = set()
         self._draining = False
+        self._reconcile_is_due = False
         self._counters.registry.register(StateCollector(self._state))
 
     # What agents say ----------------------------------------------------------------------------------------------
@@ -126,6 +127,9 @@ class Coordinator:
             record.link.renew(beat.sequence, self._settings.dead_after_s)
 
     def replica_reported(self, record: NodeRecord, report: ReplicaReport) -> None:
+        if report.model not in record.models and report.model not in record.replicas:
+            log.warning("node %s reports the model %s, which it never announced", record.name, report.model)
+            return
         before = record.replicas.get(report.model)
         known = before is not None and before.report.state is report.state
         self._registry.report(record, report)
@@ -148,7 +152,9 @@ class Coordinator:
         self._reconcile()
 
     def inventory_reported(self, record: NodeRecord, models: Iterable[ModelFile]) -> None:
-        self._registry.inventory(record, models)
+        announced = list(models)
+        check_inventory(announced)
+        self._registry.inventory(record, announced)
         self._place([record])
         self._reconcile()
 
@@ -169,6 +175,13 @@ class Coordinator:
         self._reconcile()
 
     def _reconcile(self) -> None:
+        """Soon, and once for all that changes until then: a step looks at every node."""
+        if not self._reconcile_is_due:
+            self._reconcile_is_due = True
+            asyncio.get_running_loop().call_soon(self._reconcile_now)
+
+    def _reconcile_now(self) -> None:
+        self._reconcile_is_due = False
         self._reconciler.step()
         self._room.slots_changed()
 

@@ -68,7 +68,8 @@ class Council:
         Raises NoNodes, NodeNotFound, ModelNotFound or NoReplica.
         """
         model = None if ask.model is None else self._room.known_model(ask.model)
-        records = [self._registry.find(name) for name in dict.fromkeys(ask.nodes)] or self._registry.present()
+        named = {record.node_id: record for record in map(self._registry.find, ask.nodes)}
+        records = list(named.values()) or self._registry.present()
         if not records:
             raise NoNodes("no node is connected yet; start one with: chorus agent --join HOST:PORT", retry_after_s=5)
         members = [

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from itertools import count
 
-from chorus_proto.channel import MESSAGE_LIMIT_BYTES
+from chorus_proto.channel import GENERATION_LIMIT_BYTES
 from chorus_proto.clock import Clock
 from chorus_proto.cluster import Call, CallEvent, CallFinished, CallOutput, CallStarted
 from chorus_proto.errors import BodyTooLarge, ClusterError, DeadlineExceeded, NoReplica, QueueTimeout
@@ -21,9 +21,6 @@ from chorus_server.registry import Rates, Registry
 from chorus_server.routing import Need
 
 log = logging.getLogger(__name__)
-
-GENERATION_LIMIT_BYTES = MESSAGE_LIMIT_BYTES - 256 * 1024
-"""One order must fit a gRPC message beside the frames it shares it with."""
 
 EXPECTED_TOKENS = 190
 """Output length assumed when the caller sets no limit: the median-like constant measured in scheduling studies."""

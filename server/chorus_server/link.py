@@ -12,7 +12,7 @@ from chorus_proto import node_pb2
 from chorus_proto.clock import Clock
 from chorus_proto.cluster import Call, CallFinished, CallOutput
 from chorus_proto.convert import dialect_number, of_timings, of_usage
-from chorus_proto.errors import ClusterError, EngineFailed, NodeLost, SlowConsumer
+from chorus_proto.errors import ClusterError, EngineFailed, NodeLost, QueueFull, SlowConsumer
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Mailbox, Outbox, Receipts, StreamClosed
 from chorus_proto.ids import ExecutionId, ModelName, NodeId
 
@@ -23,6 +23,7 @@ def _no_answers(_key: int, _payload: bytes, _tokens: int) -> node_pb2.Coordinato
     raise AssertionError("the coordinator sends no answers to an agent")
 
 
+LONGEST_MS = 2**32 - 1
 WINDOWS_LIMIT = 4
 """An agent keeps to one window, and a half may be on its way back; one that sends so many ignores flow control."""
 
@@ -46,7 +47,8 @@ class Execution:
             self._link.forget(self.id, tell_node=True)
             self.failed(EngineFailed("the node sent more than it was allowed to before its answer was read"))
             return
-        if self._unread_bytes >= self._window_bytes and self._full_since_s is None:
+        # Up to half a window may have been read and not been credited yet.
+        if self._unread_bytes >= self._window_bytes // 2 and self._full_since_s is None:
             self._full_since_s = now_s
         if isinstance(output, CallFinished):
             self._ended = True
@@ -101,7 +103,9 @@ class AgentLink:
         self._executions: dict[int, Execution] = {}
 
     def execute(self, execution_id: ExecutionId, call: Call, *, attempt: int, remaining_s: float) -> Execution:
-        """Start one attempt. Raises NodeLost when the link has just broken."""
+        """Start one attempt. Raises NodeLost when the link has just broken, QueueFull when it is clogged."""
+        if not self.outbox.has_room(CONTROL_FRAME_BYTES + len(call.generation)):
+            raise QueueFull(f"too many long requests are on their way to node {self.node_name}", retry_after_s=1)
         execution = Execution(self, execution_id, self._window_bytes)
         frame = node_pb2.CoordinatorFrame(
             execute=node_pb2.Execute(
@@ -112,7 +116,7 @@ class AgentLink:
                 dialect=dialect_number(call.dialect),
                 stream=call.stream,
                 generation=call.generation,
-                remaining_ms=max(1, round(remaining_s * 1000)),
+                remaining_ms=min(LONGEST_MS, max(1, round(remaining_s * 1000))),
                 created_unix_s=int(self._clock.unix_s()),
                 window_bytes=self._window_bytes,
             )

@@ -20,11 +20,15 @@ from chorus_proto.convert import (
     welcome_message,
 )
 from chorus_proto.errors import ClusterError, DeadlineExceeded, InvalidRequest
+from chorus_proto.frames import BATCH_FRAMES
 from chorus_server.coordinator import Coordinator
 from chorus_server.link import AgentLink
 from chorus_server.registry import NodeRecord
 
 log = logging.getLogger(__name__)
+
+FRAMES_LIMIT = 4 * BATCH_FRAMES
+"""Frames of one batch, which are taken in one go: four times what an agent of ours sends."""
 
 LinkContext = aio.ServicerContext[node_pb2.AgentBatch, node_pb2.CoordinatorBatch]
 
@@ -46,14 +50,17 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         except ClusterError as error:
             log.warning("refused an agent from %s: %s", context.peer(), error.message)
             await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
-        welcome = node_pb2.CoordinatorFrame(welcome=welcome_message(self._coordinator.welcome(record)))
-        yield node_pb2.CoordinatorBatch(frames=[welcome])
-        reader = asyncio.create_task(self._read(request_iterator, first, record, link), name=f"link:{record.name}")
+        reader: asyncio.Task[None] | None = None
         try:
+            welcome = node_pb2.CoordinatorFrame(welcome=welcome_message(self._coordinator.welcome(record)))
+            yield node_pb2.CoordinatorBatch(frames=[welcome])
+            reader = asyncio.create_task(self._read(request_iterator, first, record, link), name=f"link:{record.name}")
             async for frames in link.outbox.batches():
                 yield node_pb2.CoordinatorBatch(frames=frames)
         finally:
-            reader.cancel()
+            # Covers the Welcome too: an agent that dies before it is written has been registered all the same.
+            if reader is not None:
+                reader.cancel()
             self._coordinator.link_ended(record, "lost its connection")
 
     async def _introduced(
@@ -86,6 +93,10 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             for frame in first:
                 self._take(frame, record, link)
             async for batch in batches:
+                if len(batch.frames) > FRAMES_LIMIT:
+                    raise InvalidRequest(f"a batch holds at most {FRAMES_LIMIT} frames, not {len(batch.frames)}")
+                if link.outbox.closed:
+                    return
                 for frame in batch.frames:
                     self._take(frame, record, link)
         except ClusterError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from chorus_proto.catalogue import closest, normalised
 from chorus_proto.clock import Clock
-from chorus_proto.errors import ModelNotFound, NoNodes, NoReplica, QueueFull, QueueTimeout
+from chorus_proto.errors import InvalidRequest, ModelNotFound, NoNodes, NoReplica, QueueFull, QueueTimeout
 from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.values import ReplicaState, RoutingStrategy
 from chorus_server.link import AgentLink
@@ -67,22 +67,30 @@ class WaitingRoom:
         return len(self._waiters)
 
     def known_model(self, wanted: str) -> ModelName:
-        """The name under which nodes hold the model that the caller means. Raises ModelNotFound and NoNodes."""
+        """The name under which nodes hold the model that the caller means.
+
+        Raises ModelNotFound, NoNodes, and InvalidRequest for a model that only makes embeddings.
+        """
         held = self._held_models()
-        name = ModelName(wanted)
-        if name in held:
-            return name
-        for known in held:
-            if normalised(known) == normalised(wanted):
+        for known, embedding in held.items():
+            if known == wanted or normalised(known) == normalised(wanted):
+                if embedding:
+                    raise InvalidRequest(f"model {known} makes embeddings and cannot answer", param="model")
                 return known
         if not held and not self._registry.present():
             raise NoNodes("no node is connected yet; start one with: chorus agent --join HOST:PORT", retry_after_s=5)
-        near = closest(wanted, held)
-        hint = f"; did you mean {' or '.join(near)}?" if near else f"; models here: {', '.join(sorted(held)) or 'none'}"
+        chat = sorted(name for name, embedding in held.items() if not embedding)
+        near = closest(wanted, chat)
+        hint = f"; did you mean {' or '.join(near)}?" if near else f"; models here: {', '.join(chat) or 'none'}"
         raise ModelNotFound(f"model {wanted!r} is on no node{hint}", param="model")
 
-    def _held_models(self) -> set[ModelName]:
-        return {name for record in self._registry.present() for name in (*record.models, *record.replicas)}
+    def _held_models(self) -> dict[ModelName, bool]:
+        """Every model on a node, and whether it only makes embeddings."""
+        held: dict[ModelName, bool] = {}
+        for record in self._registry.present():
+            for name in (*record.models, *record.replicas):
+                held[name] = name in record.models and record.models[name].embedding
+        return held
 
     async def take(self, request: SeatRequest, *, within_s: float) -> Seat:
         """A slot, at once or when one comes free. Raises NoReplica, QueueFull or QueueTimeout."""
@@ -179,9 +187,16 @@ class WaitingRoom:
             if request.node_id in (None, record.node_id) and self._may_serve(record, request):
                 return
         where = "" if request.node_id is None else f" on node {self._registry.find(request.node_id).name}"
-        raise NoReplica(
-            f"model {request.model} is not loaded{where}; GET /status shows which models are assigned", retry_after_s=10
-        )
+        ready = ", ".join(sorted(self._ready_models())) or "none"
+        raise NoReplica(f"model {request.model} is not loaded{where}; models ready now: {ready}", retry_after_s=10)
+
+    def _ready_models(self) -> set[ModelName]:
+        return {
+            name
+            for record in self._registry.present()
+            for name, replica in record.replicas.items()
+            if replica.report.state is ReplicaState.READY
+        }
 
     @staticmethod
     def _may_serve(record: NodeRecord, request: SeatRequest) -> bool:

@@ -39,6 +39,7 @@ class Reconciler:
         self._unload_within_s = unload_within_s
         self._tries: dict[tuple[NodeId, ModelName], _Tries] = {}
         self._random = random.Random()
+        self._unloads_ordered: set[int] = set()
 
     def step(self) -> None:
         for record in self._registry.records():
@@ -52,7 +53,8 @@ class Reconciler:
             if name == record.assigned or replica.report.state is ReplicaState.FAILED:
                 continue
             freeing = True
-            if replica.report.state is ReplicaState.READY:
+            if replica.report.state is ReplicaState.READY and replica.incarnation not in self._unloads_ordered:
+                self._unloads_ordered.add(replica.incarnation)
                 log.info("node %s unloads %s", record.name, name)
                 record.link.unload(name, drain_s=self._unload_within_s)
         # The old model leaves before the new one comes: both at once may not fit the memory.
@@ -86,3 +88,4 @@ class Reconciler:
         for (node_id, _), tries in self._tries.items():
             if node_id == record.node_id:
                 tries.ordered = False
+        self._unloads_ordered -= {replica.incarnation for replica in record.replicas.values()}

@@ -7,8 +7,9 @@ node suspect at once, because nothing can be sent to it until it is back.
 
 from __future__ import annotations
 
+import math
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -32,6 +33,8 @@ from chorus_server.scoring import score
 
 NAME_LIMIT = 64
 MODELS_LIMIT = 2_000
+MODEL_NAME_LIMIT = 256
+REPLICAS_LIMIT = 64
 
 
 @dataclass(slots=True)
@@ -51,7 +54,7 @@ class Rates:
 
 
 def _average(known: float | None, sample: float | None, weight: float = 0.2) -> float | None:
-    if sample is None or sample <= 0:
+    if sample is None or not math.isfinite(sample) or sample <= 0:
         return known
     return sample if known is None else known + weight * (sample - known)
 
@@ -150,6 +153,9 @@ class Registry:
 
     def renew(self, record: NodeRecord, beat: Heartbeat) -> Transition | None:
         """A heartbeat came: the lease starts anew."""
+        if record.link is None:
+            # A frame that was still in the queue when the link went: it proves nothing any more.
+            return None
         record.beat = beat
         record.beat_at_s = self._clock.monotonic_s()
         if record.state is NodeState.ALIVE:
@@ -281,5 +287,14 @@ def _check(hello: Hello) -> None:
         raise InvalidRequest("node_id and instance_id must be UUIDs", param="node_id") from None
     if not hello.name or len(hello.name) > NAME_LIMIT or not hello.name.isprintable():
         raise InvalidRequest(f"name must be 1 to {NAME_LIMIT} printable characters", param="name")
-    if len(hello.models) > MODELS_LIMIT:
+    check_inventory(hello.models)
+    if len(hello.replicas) > REPLICAS_LIMIT:
+        raise InvalidRequest(f"at most {REPLICAS_LIMIT} models can be loaded on one node", param="replicas")
+
+
+def check_inventory(models: Sequence[ModelFile]) -> None:
+    """Refuse a list of models that cannot be true. Raises InvalidRequest."""
+    if len(models) > MODELS_LIMIT:
         raise InvalidRequest(f"at most {MODELS_LIMIT} models can be announced", param="models")
+    if any(not 0 < len(file.name) <= MODEL_NAME_LIMIT for file in models):
+        raise InvalidRequest(f"a model's name has 1 to {MODEL_NAME_LIMIT} characters", param="models")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from chorus_proto.settings import setting
+from chorus_proto.settings import rising, setting
 from chorus_proto.values import RoutingStrategy
 from chorus_server.placement import PlacementStrategy
 
@@ -38,3 +38,8 @@ class CoordinatorSettings:
     unload_within_s: float = setting(30.0, "running generations may finish for this long before an unload", minimum=0)
     drain_s: float = setting(30.0, "running requests may finish for this long at shutdown", minimum=0, maximum=600)
     agents_limit: int = setting(500, "agents that may be connected", minimum=1)
+
+    def check(self) -> None:
+        """Raises SettingsError for two settings that contradict each other."""
+        rising(self, "heartbeat_s", "suspect_after_s", "dead_after_s", "forget_after_s")
+        rising(self, "medium_score", "large_score", equal=True)

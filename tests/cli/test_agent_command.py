@@ -32,7 +32,7 @@ def state(*, node: NodeState, assigned: ModelName | None, replica: ReplicaState)
         hardware=Hardware(os="linux", arch="x86_64"),
         score=Score(score=42.0, comfortable_parameters=1e9),
         assigned_model=assigned,
-        assignment_reason="too little memory",
+        assignment_reason="No model: too little memory",
         replicas=(Replica(report=report),),
     )
     return ClusterState(version="1", epoch=1, uptime_s=1, nodes=(replace(mine, node_id=NodeId("other")), mine))
@@ -42,7 +42,7 @@ def state(*, node: NodeState, assigned: ModelName | None, replica: ReplicaState)
     ("node", "assigned", "replica", "said"),
     [
         (NodeState.ALIVE, MODEL, ReplicaState.READY, "joined, score 42.0; demo-tiny is ready"),
-        (NodeState.ALIVE, None, ReplicaState.GONE, "joined, score 42.0; no model: too little memory"),
+        (NodeState.ALIVE, None, ReplicaState.GONE, "joined, score 42.0. No model: too little memory"),
         (NodeState.ALIVE, MODEL, ReplicaState.LOADING, None),
         (NodeState.ALIVE, ModelName("another"), ReplicaState.READY, None),
         (NodeState.SUSPECT, MODEL, ReplicaState.READY, None),

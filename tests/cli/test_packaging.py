@@ -72,8 +72,12 @@ def test_the_models_and_their_licences_lie_in_the_package() -> None:
     assert sum(path.stat().st_size for path in models.iterdir()) < 45_000_000
 
 
+def test_the_checks_before_a_commit_run_on_every_system() -> None:
+    assert ".venv/" not in re.sub("#.*", "", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+
+
 def test_windows_scripts_have_windows_line_ends_and_the_others_do_not() -> None:
-    for name in ("start_server.bat", "test.bat", "tools/venv.bat"):
+    for name in ("start_server.bat", "stop.bat", "test.bat", "tools/venv.bat"):
         raw = (ROOT / name).read_bytes()
         assert raw.count(b"\n") == raw.count(b"\r\n") > 5, name
     for name in ("start.sh", "test.sh", "stop.sh", "tools/venv.sh", ".ci/run"):

@@ -219,4 +219,4 @@ class EngineContract:
 
 
 def long_generation(subject: Subject) -> Generation:
-    return Generation(prompt=subject.long_prompt, max_tokens=900, temperature=1.0, ignore_end=subject.ignores_end)
+    return Generation(prompt=subject.long_prompt, max_tokens=900, temperature=0.0, ignore_end=subject.ignores_end)

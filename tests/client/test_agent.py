@@ -13,7 +13,7 @@ from chorus_client.hardware import LiveReader
 from chorus_client.link import Uplink
 from chorus_client.orders import ExecuteOrder
 from chorus_client.pool import Pool
-from chorus_proto import node_pb2
+from chorus_proto import common_pb2, node_pb2
 from chorus_proto.generation import Generation
 from chorus_proto.ids import ExecutionId, InstanceId, ModelName, NodeId, RequestId
 from chorus_proto.sizing import DeviceKind
@@ -221,5 +221,20 @@ def test_an_agent_whose_lease_ran_out_takes_nothing() -> None:
         _, end = await bench.answer(1)
         assert end.failed.failure.code == "node_lost"
         assert bench.engine.loads[0].generating == 0
+
+    play(scenario)
+
+
+def test_what_changed_while_the_introduction_was_on_its_way_is_told_on_the_new_link() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.agent.unlinked()
+        bench.agent.hello()
+        bench.pool.unload(ECHO, drain_s=1)
+        while bench.pool.reports():
+            await asyncio.sleep(0)
+        bench.agent.linked(bench.uplink, WELCOME)
+        states: list[int] = []
+        while not states or states[-1] != common_pb2.REPLICA_STATE_GONE:
+            states.append((await bench.next("replica")).replica.state)
 
     play(scenario)

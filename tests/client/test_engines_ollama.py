@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 
 import pytest
+from aiohttp import web
 
 from chorus_client.engines.base import LoadedModel, LoadOptions
 from chorus_client.engines.ollama import OllamaEngine, OllamaLimits, OllamaModel
@@ -42,7 +43,7 @@ class TestContract(EngineContract):
                     model=MODEL,
                     answer="The capital of France is Paris.",
                     stop="France",
-                    long_prompt="The",
+                    long_prompt="a b c d e",  # greedily answered without an end, which Ollama cannot ignore
                     kill=kill,
                     busy_slots=busy_slots,
                     ignores_end=False,
@@ -105,5 +106,43 @@ def test_an_ollama_that_is_not_there_is_unavailable() -> None:
         with pytest.raises(EngineUnavailable, match=r"127\.0\.0\.1:1"):
             await engine.inventory()
         await engine.aclose()
+
+    asyncio.run(check())
+
+
+async def _tags(_request: web.Request) -> web.Response:
+    return web.json_response({"models": [{"model": NAME, "size": 1}]})
+
+
+async def _loaded(_request: web.Request) -> web.Response:
+    return web.json_response({"model": NAME, "response": "", "done": True})
+
+
+async def _one_word_and_then_nothing(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    await response.write(b'{"model": "m", "message": {"role": "assistant", "content": "a"}, "done": false}\n')
+    await asyncio.Event().wait()
+    return response
+
+
+def test_an_ollama_that_falls_silent_is_given_up_sooner_after_its_first_token() -> None:
+    async def check() -> None:
+        app = web.Application()
+        app.router.add_get("/api/tags", _tags)
+        app.router.add_post("/api/generate", _loaded)
+        app.router.add_post("/api/chat", _one_word_and_then_nothing)
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        engine = OllamaEngine(f"http://127.0.0.1:{runner.addresses[0][1]}", limits=OllamaLimits(next_token_s=0.2))
+        try:
+            model = await engine.load(MODEL, OPTIONS, silent)
+            async with asyncio.timeout(20):
+                with pytest.raises(EngineFailed, match=r"nothing came from Ollama for 0\.2 s"):
+                    await answered(model, ask())
+        finally:
+            await engine.aclose()
+            await runner.cleanup()
 
     asyncio.run(check())

@@ -83,11 +83,12 @@ class FakeServer:
 
     answer: Callable[[web.Request], Awaitable[web.StreamResponse]]
     asked: list[web.Request] = field(default_factory=list[web.Request])
+    row: dict[str, object] = field(default_factory=lambda: {"id": "m", "meta": None})
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[str, None]:
         async def models(_request: web.Request) -> web.Response:
-            return web.json_response({"data": [{"id": "m", "meta": None}]})
+            return web.json_response({"data": [self.row]})
 
         async def complete(request: web.Request) -> web.StreamResponse:
             self.asked.append(request)
@@ -141,6 +142,22 @@ def test_a_kept_connection_that_the_server_dropped_is_tried_once_anew() -> None:
             assert (await answered(model, ask()))[0] == "ab"
             assert (await answered(model, ask()))[0] == "ab"
             assert len(server.asked) == 3
+            await engine.aclose()
+
+    asyncio.run(check())
+
+
+def test_a_model_that_runs_elsewhere_costs_no_memory_here() -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(body=PLAIN, content_type="text/event-stream")
+
+    async def check() -> None:
+        row: dict[str, object] = {"id": "m", "meta": {"size": 40 << 30, "n_ctx": 2048}}
+        async with FakeServer(answer, row=row).running() as url:
+            engine = RemoteEngine(url)
+            (file,) = await engine.inventory()
+            assert file.file_bytes == 0
+            assert (await engine.load(file, LoadOptions(), silent)).context_tokens == 2048
             await engine.aclose()
 
     asyncio.run(check())

@@ -61,12 +61,19 @@ def gone(pid: int) -> bool:
 
 def test_what_configures_or_leaks_into_an_engine_is_dropped_from_its_environment() -> None:
     names = ["LLAMA_ARG_TOOLS", "LLAMA_API_KEY", "OLLAMA_HOST", "HF_TOKEN", "LD_PRELOAD", "DYLD_INSERT_LIBRARIES"]
+    names += ["CHORUS_REMOTE_API_KEY", "chorus_slots"]
     source = dict.fromkeys([*names, "PYTHONPATH", "PYTHONSTARTUP", "PATH", "HOME"], "x")
     assert set(clean_environment(source)) == {"PATH", "HOME"}
 
 
+def test_a_child_that_is_chorus_itself_keeps_its_settings_and_nothing_else() -> None:
+    source = dict.fromkeys(["CHORUS_REMOTE_API_KEY", "LLAMA_API_KEY", "PATH"], "x")
+    assert set(clean_environment(source, own_settings=True)) == {"CHORUS_REMOTE_API_KEY", "PATH"}
+
+
 def test_the_child_gets_the_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMA_ARG_TOOLS", "all")
+    monkeypatch.setenv("CHORUS_REMOTE_API_KEY", "secret")
     code, lines = run("import os; print(sorted(n for n in os.environ if n.startswith(('LLAMA', 'PYTHON', 'CHORUS'))))")
     assert (code, lines) == (0, ["[]"])
 

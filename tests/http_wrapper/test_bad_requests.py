@@ -250,3 +250,15 @@ def test_no_body_at_all_gives_a_5xx() -> None:
             await asyncio.to_thread(prove, post_raw)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("offer", ["Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n", "upgrade:h2c\r\n"])
+def test_an_offer_to_change_protocols_is_ignored_and_the_body_is_read(offer: str) -> None:
+    async def run() -> int:
+        async with http_face(FakeCluster()) as server:
+            body = b'{"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}'
+            request = post("/v1/chat/completions", body, extra=offer)
+            request = request.replace(b"Connection: close", b"Connection: Upgrade, HTTP2-Settings, close")
+            return (await send_raw(server.port, request)).status
+
+    assert asyncio.run(run()) == 200

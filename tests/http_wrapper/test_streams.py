@@ -72,13 +72,27 @@ def test_a_silent_stream_pings_and_then_goes_on() -> None:
 def test_a_failure_after_the_status_is_an_error_event_without_done(partial: bool) -> None:
     shown: tuple[Piece, ...] = (Delta("The "),) if partial else ()
 
-    async def late(call: Call):  # an engine of the fake
-        for piece in shown:
-            yield piece
-        await asyncio.sleep(2 * QUICK.stream_open_after_s)  # the stream is open by then, output or not
-        raise NodeLost("the PC went away", param=None)
+    async def run() -> Reply:
+        opened = asyncio.Event()
 
-    reply = ask(FakeCluster(late), STREAM)
+        async def late(call: Call):  # an engine of the fake
+            for piece in shown:
+                yield piece
+            await opened.wait()
+            raise NodeLost("the PC went away", param=None)
+
+        async with http_face(FakeCluster(late), QUICK) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            try:
+                async with asyncio.timeout(10):
+                    writer.write(STREAM)
+                    head = await reader.readuntil(b"\r\n\r\n")  # the status is on its way, output or not
+                    opened.set()
+                    return parse(head + await reader.read())
+            finally:
+                writer.close()
+
+    reply = asyncio.run(run())
     assert reply.status == 200
     assert b"[DONE]" not in reply.body
     assert last_event(reply)["error"] == {

@@ -156,6 +156,8 @@ BAD_CHAT: list[tuple[Fields, str]] = [
     ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]"),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
     ({"messages": [{"role": "user", "content": [{"type": "poem"}]}]}, "messages[0].content[0].type"),
+    ({"messages": [{"role": "user", "content": [{"type": {}}]}]}, "messages[0].content[0].type"),
+    ({"messages": [{"role": "user", "content": [{"type": ["text"]}]}]}, "messages[0].content[0].type"),
     *each("response_format", "json", [], 1),
     *each("response_format", {}, {"type": "xml"}, param="response_format.type"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chorus_proto.settings import Loaded, SettingsError, describe, load, setting
+from chorus_proto.settings import Loaded, SettingsError, describe, load, rising, setting
 
 
 class Colour(StrEnum):
@@ -31,6 +31,21 @@ class Hub:
 class Agent:
     join: str = setting("", "HOST:PORT of the coordinator.")
     lease_s: float = setting(10.0, "Seconds without a heartbeat.")
+
+
+@dataclass(frozen=True)
+class Range:
+    least: int = setting(1, "The least.")
+    most: int = setting(2, "The most.")
+    limit: int = setting(9, "Of the most.")
+
+    def check(self) -> None:
+        rising(self, "least", "most")
+        rising(self, "most", "limit", equal=True)
+
+
+def ranged(file: Path | None = None, environ: dict[str, str] | None = None, **flags: object) -> Range:
+    return load(Range, section="http", file=file, environ=environ or {}, flags=flags).values
 
 
 def loaded(
@@ -163,6 +178,23 @@ def test_a_flag_that_no_process_has_is_a_bug_of_the_caller() -> None:
     assert loaded(flags={"join": "a:1"}).values == Hub()
     with pytest.raises(TypeError, match="nonsense"):
         loaded(flags={"nonsense": 1})
+
+
+def test_settings_that_contradict_each_other_are_refused_by_both_names_with_their_origins(toml: Path) -> None:
+    toml.write_text("least = 5\n")
+    with pytest.raises(SettingsError) as caught:
+        ranged(toml, {"CHORUS_MOST": "5"})
+    said = f"least = 5 must be less than most = 5 (least: file {toml}, most: environment CHORUS_MOST)"
+    assert str(caught.value) == said
+    with pytest.raises(
+        SettingsError, match=r"^most = 10 must be at most limit = 9 \(most: flag --most, limit: default"
+    ):
+        ranged(most=10)
+
+
+def test_settings_are_checked_together_once_all_sources_are_read(toml: Path) -> None:
+    toml.write_text("least = 5\n")
+    assert ranged(toml, {"CHORUS_MOST": "9"}) == Range(least=5, most=9)
 
 
 def test_a_secret_is_shown_nowhere() -> None:

@@ -367,3 +367,9 @@ def test_ctrl_c_on_a_terminal_cancels_the_question_and_then_leaves() -> None:
         process.kill()
         process.wait()
         os.close(primary)
+
+
+def test_a_cluster_without_models_is_told_how_a_node_gets_one() -> None:
+    cluster = FakeCluster()
+    cluster.shown_state = replace(ready_state(), models=())
+    assert "--models-dirs" in converse(cluster, "models")

@@ -167,3 +167,14 @@ def test_a_member_lost_on_its_way_is_not_waited_for(tmp_path: Path) -> None:
         assert codes == {"here": None, "away": ErrorCode.NODE_LOST}
 
     play(tmp_path, scenario)
+
+
+def test_a_node_named_twice_is_asked_once(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        node = FakeNode(coordinator, clock, "attic")
+        node.ready()
+        asking = asyncio.create_task(events_of(coordinator, ask_for(nodes=("attic", node.node_id), within_s=600)))
+        await answer(node, "Paris")
+        assert [member.node_name for member in last(await asking).members] == ["attic"]
+
+    play(tmp_path, scenario)

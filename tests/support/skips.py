@@ -7,8 +7,8 @@ import os
 import pytest
 
 ALLOWED: dict[str, str] = {
-    "needs Windows": "job objects and console events exist there only; the Windows run of CI has them",
-    "needs POSIX": "signals and process groups that Windows lacks; the Linux run of CI has them",
+    "needs Windows": "job objects and console events exist there only; CI runs on Linux, test.bat on a Windows PC",
+    "needs POSIX": "signals and process groups that Windows lacks; CI, which runs on Linux, has them",
     "needs an external llama-server": "built from source in 15 minutes; the bundled engine runs the same tests",
 }
 """How a skip's message begins -> why CI may skip it."""

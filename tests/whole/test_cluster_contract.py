@@ -8,8 +8,10 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from grpc import aio
 
 from chorus_http.grpc_cluster import GrpcCluster
+from chorus_proto import coordinator_pb2, coordinator_pb2_grpc
 from chorus_proto.cluster import (
     Ask,
     AskFinished,
@@ -21,7 +23,8 @@ from chorus_proto.cluster import (
     Cluster,
     MemberAnswer,
 )
-from chorus_proto.errors import CoordinatorUnavailable, Draining, ModelNotFound, NodeLost, NodeNotFound
+from chorus_proto.convert_calls import submit_message
+from chorus_proto.errors import BodyTooLarge, CoordinatorUnavailable, Draining, ModelNotFound, NodeLost, NodeNotFound
 from chorus_proto.generation import Generation
 from chorus_proto.ids import ModelName, new_request_id
 from chorus_proto.values import AggregateStrategy, Dialect
@@ -250,5 +253,46 @@ def test_a_coordinator_that_shuts_down_says_so_and_not_that_it_is_away(tmp_path:
                 await remote.reassign()
             with pytest.raises(Draining, match="shutting down"):
                 await collected(remote.submit(call_for("x")))
+
+    asyncio.run(scenario())
+
+
+def test_a_prompt_too_large_for_a_message_is_refused_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with asyncio.timeout(30), small_cluster(tmp_path, "attic") as cluster, over_grpc(cluster) as remote:
+            cluster.agents["attic"].loaded.hold.clear()
+            running = asyncio.create_task(collected(remote.submit(call_for("one two"))))
+            while not cluster.agents["attic"].loaded.generating:
+                await asyncio.sleep(0.005)
+            with pytest.raises(BodyTooLarge):
+                await collected(remote.submit(call_for("x" * 5_000_000)))
+            with pytest.raises(BodyTooLarge):
+                async with aclosing(remote.ask(ask_for("x" * 5_000_000))) as events:
+                    await anext(events)
+            cluster.agents["attic"].loaded.hold.set()
+            assert (await running)[1] == "onetwo"
+
+    asyncio.run(scenario())
+
+
+def test_a_remote_caller_who_never_reads_loses_its_slot(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            asyncio.timeout(30),
+            small_cluster(tmp_path, "attic", slow_caller_s=1.0) as cluster,
+            aio.insecure_channel(cluster.hub.grpc_address) as channel,
+        ):
+            stream = coordinator_pb2_grpc.CoordinatorServiceStub(channel).Calls()
+            submit = submit_message(call_for("one two three"), window_bytes=1)
+            frame = coordinator_pb2.CallerFrame(call_id=1, submit=submit)
+            await stream.write(coordinator_pb2.CallerBatch(frames=[frame]))
+            failed = ""
+            while not failed:
+                batch = await stream.read()
+                assert isinstance(batch, coordinator_pb2.ReplyBatch)
+                failed = "".join(one.failed.code for one in batch.frames)
+            assert failed == "slow_consumer"
+            assert (await cluster.coordinator.state()).nodes[0].replicas[0].slots_busy == 0
+            stream.cancel()
 
     asyncio.run(scenario())

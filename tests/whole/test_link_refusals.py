@@ -12,10 +12,12 @@ import pytest
 from grpc import aio
 
 from chorus_client.link import Refused
-from chorus_proto import node_pb2, node_pb2_grpc
+from chorus_proto import common_pb2, node_pb2, node_pb2_grpc
 from chorus_proto.channel import DIALER_OPTIONS
+from chorus_proto.convert import hello_message
 from chorus_proto.ids import NodeId
 from chorus_proto.values import Hello, NodeState
+from tests.support.fake_node import hello_of
 from tests.support.small_cluster import InProcessAgent, small_cluster
 
 
@@ -90,5 +92,47 @@ def test_an_agent_that_says_nothing_is_let_go(tmp_path: Path) -> None:
             call = node_pb2_grpc.NodeServiceStub(channel).Link()
             with pytest.raises(aio.AioRpcError, match="no Hello"):
                 await call.read()
+
+    asyncio.run(scenario())
+
+
+def test_an_agent_that_dies_right_after_its_hello_leaves_no_living_node_behind(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            asyncio.timeout(30),
+            small_cluster(tmp_path, "attic", dead_after_s=60, suspect_after_s=50) as cluster,
+        ):
+            for number in range(20):
+                async with aio.insecure_channel(cluster.hub.grpc_address, options=DIALER_OPTIONS) as channel:
+                    call = node_pb2_grpc.NodeServiceStub(channel).Link()
+                    frame = node_pb2.AgentFrame(hello=hello_message(hello_of(f"ghost{number}")))
+                    await call.write(node_pb2.AgentBatch(frames=[frame]))
+                    await asyncio.sleep(0.0005 * number)
+                    call.cancel()
+            async with asyncio.timeout(5):
+                while any(
+                    node.state is NodeState.ALIVE and node.name != "attic"
+                    for node in (await cluster.coordinator.state()).nodes
+                ):
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_of_too_many_frames_ends_the_link_and_disturbs_nobody(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with asyncio.timeout(30), small_cluster(tmp_path, "attic") as cluster:
+            async with aio.insecure_channel(cluster.hub.grpc_address, options=DIALER_OPTIONS) as channel:
+                call = node_pb2_grpc.NodeServiceStub(channel).Link()
+                hello = node_pb2.AgentFrame(hello=hello_message(hello_of("flood")))
+                await call.write(node_pb2.AgentBatch(frames=[hello]))
+                assert isinstance(await call.read(), node_pb2.CoordinatorBatch)
+                report = node_pb2.AgentFrame(
+                    replica=node_pb2.ReplicaReport(model="scripted", state=common_pb2.REPLICA_STATE_READY)
+                )
+                await call.write(node_pb2.AgentBatch(frames=[report] * 50_000))
+                while isinstance(await call.read(), node_pb2.CoordinatorBatch):
+                    pass
+            await cluster.until_ready("attic")
 
     asyncio.run(scenario())

@@ -26,7 +26,8 @@ from chorus_proto.ids import NodeId
 from chorus_proto.settings import SettingsError
 from chorus_proto.values import ClusterState, NodeState, ReplicaState
 
-LOOK_EVERY_S = 0.1
+FIRST_LOOK_S = 0.1
+LAST_LOOK_S = 5.0
 
 
 @click.command("agent")
@@ -71,8 +72,11 @@ async def _tell(told: ReadyFile, me: NodeId, settings: AgentSettings, cli: CliSe
     """Say so, on the terminal and in the ready file, once the coordinator itself counts on this node."""
     cluster = GrpcCluster(settings.join, within_s=cli.answer_within_s)
     try:
-        while (words := await _ready_words(cluster, me)) is None:  # noqa: ASYNC110  # another process: no event tells
-            await asyncio.sleep(LOOK_EVERY_S)
+        pause_s = FIRST_LOOK_S
+        while (words := await _ready_words(cluster, me)) is None:
+            # Asked more and more rarely: a hub away for a night must not be dialled ten times a second.
+            await asyncio.sleep(pause_s)
+            pause_s = min(LAST_LOOK_S, pause_s * 1.2)
     finally:
         await cluster.aclose()
     told.write({"join": settings.join, "node_id": me})
@@ -93,7 +97,7 @@ def ready_words(state: ClusterState, me: NodeId) -> str | None:
         if node.node_id == me and node.state is NodeState.ALIVE:
             ready = {one.report.model for one in node.replicas if one.report.state is ReplicaState.READY}
             if node.assigned_model is None:
-                return f"joined, score {node.score.score:.1f}; no model: {node.assignment_reason}"
+                return f"joined, score {node.score.score:.1f}. {node.assignment_reason}"
             if node.assigned_model in ready:
                 return f"joined, score {node.score.score:.1f}; {node.assigned_model} is ready"
     return None

@@ -109,7 +109,7 @@ def print_aggregate(finished: AskFinished) -> None:
 
 
 def reply_fields(finished: AskFinished) -> dict[str, object]:
-    """As POST /query shows it."""
+    """Of `--json`: a shape for programs, with fewer fields than the answer of POST /query."""
     return {
         "text": finished.text,
         "strategy": finished.strategy,

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from chorus_cli.address import join_address
-from chorus_cli.announce import print_registrations
+from chorus_cli.announce import Addresses, join_lines, print_registrations
 from chorus_cli.options import effective, ready_file_option, settings_options
 from chorus_cli.process import ask_to_stop, first_of, logging_to, pid_file, run_until_stopped
 from chorus_cli.ready_file import ready_file
@@ -41,7 +41,8 @@ async def run(settings: CoordinatorSettings, ready: Path | None, stop: asyncio.E
         with pid_file(settings.state_dir, "coordinator"), ready_file(ready) as told:
             join = join_address(settings.host, hub.grpc_address)
             told.write({"grpc_address": hub.grpc_address, "join": join})
-            print(f"coordinator ready; on each PC run: chorus agent --join {join}", flush=True)
+            at = Addresses(host=settings.host, grpc=hub.grpc_address, http="")
+            print("coordinator ready", *join_lines(at), sep="\n", flush=True)
             if console:
                 await first_of(stop.wait(), terminal(hub.coordinator, stop))
             else:

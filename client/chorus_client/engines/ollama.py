@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import httpx
 import msgspec
@@ -27,6 +27,8 @@ from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
 
 DEFAULT_URL = "http://127.0.0.1:11434"
+T = TypeVar("T")
+
 _FOR_EVER = -1
 _NS = 1e9
 
@@ -36,12 +38,15 @@ class OllamaLimits:
     """Seconds that Ollama may keep us waiting."""
 
     connect_s: float = 3.0
-    silence_s: float = 600.0
-    """Between two pieces of one answer, the first included; Ollama may load meanwhile."""
+    first_token_s: float = 600.0
+    """Ollama may load the model again meanwhile."""
+    next_token_s: float = 60.0
     short_answer_s: float = 10.0
     load_s: float = 6 * 3600.0
     unload_s: float = 30.0
     probe_every_s: float = 5.0
+    pull_silence_s: float = 600.0
+    """Between two steps of a download; checking the sum of a large layer is silent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +75,8 @@ class OllamaEngine:
     ) -> None:
         self._url = url
         self._limits = limits or OllamaLimits()
-        timeout = httpx.Timeout(self._limits.silence_s, connect=self._limits.connect_s)
+        # How long an answer may take depends on the question: each has its own limit below.
+        timeout = httpx.Timeout(None, connect=self._limits.connect_s)
         # Proxies of the environment are for the internet, not for a server on this PC.
         self._client = ollama.AsyncClient(host=url, timeout=timeout, trust_env=False, follow_redirects=False)
         self._default_slots = slots
@@ -120,8 +126,9 @@ class OllamaEngine:
         """Fetch a model; closing the generator stops the download. Raises EngineUnavailable, EngineFailed."""
         with _as_cluster_errors(self._url):
             steps = await self._client.pull(name, stream=True)
-            async with _closing(steps):
-                async for step in steps:
+            lines = _in_time(steps, first_s=self._limits.pull_silence_s, next_s=self._limits.pull_silence_s)
+            async with _closing(steps), contextlib.aclosing(lines):
+                async for step in lines:
                     yield PullProgress(
                         status=step.status or "",
                         digest=step.digest or "",
@@ -206,8 +213,9 @@ class OllamaModel:
             else:
                 raise InvalidRequest("neither messages nor a prompt was given", param="messages")
             thinking = False
-            async with _closing(parts):
-                async for part in parts:
+            lines = _in_time(parts, first_s=self._limits.first_token_s, next_s=self._limits.next_token_s)
+            async with _closing(parts), contextlib.aclosing(lines):
+                async for part in lines:
                     text, thought = _said(part)
                     # Thoughts are marked in the text as most models write them themselves.
                     if text and (thought or thinking):
@@ -286,6 +294,21 @@ def _said(part: ollama.ChatResponse | ollama.GenerateResponse) -> tuple[str, str
     if isinstance(part, ollama.ChatResponse):
         return part.message.content or "", part.message.thinking or ""
     return part.response or "", part.thinking or ""
+
+
+async def _in_time(parts: AsyncIterator[T], *, first_s: float, next_s: float) -> AsyncGenerator[T, None]:
+    """The lines as they come. Raises EngineFailed when one is late."""
+    limit_s = first_s
+    while True:
+        try:
+            async with asyncio.timeout(limit_s):
+                part = await anext(parts, None)
+        except TimeoutError:
+            raise EngineFailed(f"nothing came from Ollama for {limit_s:g} s") from None
+        if part is None:
+            return
+        yield part
+        limit_s = next_s
 
 
 @contextlib.asynccontextmanager

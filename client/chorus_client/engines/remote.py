@@ -44,11 +44,8 @@ class RemoteEngine:
 
     async def inventory(self) -> list[ModelFile]:
         rows = await _models(self._http, self._base_url)
-        return [
-            ModelFile(name=ModelName(row.id), file_bytes=row.file_bytes, engine=EngineKind.REMOTE)
-            for row in rows
-            if row.id
-        ]
+        # The model runs elsewhere: whatever its size, it costs no memory here.
+        return [ModelFile(name=ModelName(row.id), file_bytes=0, engine=EngineKind.REMOTE) for row in rows if row.id]
 
     async def load(self, model: ModelFile, options: LoadOptions, report: Report) -> RemoteModel:
         rows = await _models(self._http, self._base_url)
@@ -128,7 +125,6 @@ class RemoteModel:
 class _Meta(msgspec.Struct):
     """llama.cpp's extension of a model's row."""
 
-    size: int | None = None
     n_ctx: int | None = None
 
 
@@ -137,10 +133,6 @@ class _Row(msgspec.Struct):
     meta: _Meta | None = None
     max_model_len: int | None = None
     """vLLM's extension: context tokens."""
-
-    @property
-    def file_bytes(self) -> int:
-        return (self.meta.size if self.meta else None) or 0
 
     @property
     def context_tokens(self) -> int:

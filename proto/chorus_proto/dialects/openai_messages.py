@@ -73,7 +73,7 @@ def _content(turn: _Turn, at: str) -> str:
 
 def _part(part: JsonObject, at: str) -> str:
     kind = part.get("type")
-    if kind in _NOT_TEXT:
+    if isinstance(kind, str) and kind in _NOT_TEXT:
         raise UnsupportedParameter(f"'{at}' is a part of type '{kind}'; only text can be honoured.", param=at)
     name = "refusal" if kind == "refusal" else "text"
     if kind not in ("text", "refusal"):

@@ -9,6 +9,7 @@ from chorus_proto.logs import escaped
 from chorus_proto.values import ClusterState, ModelSummary, Node, Reassignment
 
 NO_NODES = "No node is connected. Start one on each PC with: chorus agent --join HOST:PORT"
+NO_MODELS = "No node has a model. Start an agent with --models-dirs FOLDER, where your .gguf files lie."
 
 HELP = """\
 Any line is a question to all nodes, unless it is one of:
@@ -68,7 +69,7 @@ def _node_row(node: Node) -> tuple[str, ...]:
 
 def model_lines(state: ClusterState) -> list[str]:
     if not state.models:
-        return [NO_NODES if not state.nodes else "No node has a model. Put a GGUF file into a node's models folder."]
+        return [NO_MODELS if state.nodes else NO_NODES]
     names = {node.node_id: node.name for node in state.nodes}
 
     def row(model: ModelSummary) -> tuple[str, ...]:
