@@ -32,6 +32,7 @@ COMMANDS = {
     "nodes": "Show the PCs, their scores and what they hold.",
     "models": "Show the models and where they are.",
     "ask": "Ask one question; print every PC's answer and the aggregate.",
+    "server": "Start, stop and switch between the llama-servers of this PC.",
     "config": "Show the settings in force and where each came from.",
 }
 """Name -> one line of help. The code of `x` is the click command `command` in `chorus_cli.commands.x`."""
