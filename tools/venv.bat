@@ -28,6 +28,6 @@ if errorlevel 1 (
     exit /b 1
 )
 rem The last generation of the OpenAI client, which people still have; a folder of its own, beside the newest.
-if "%1"=="dev" "%PY%" -m pip install --quiet --disable-pip-version-check --target "%VENV%\old-openai" --upgrade openai==1.40.0 "httpx<0.28"
+if "%1"=="dev" "%PY%" -m pip install --quiet --disable-pip-version-check --target "%VENV%\old-openai" --upgrade --no-deps openai==1.40.0 httpx==0.27.2 sniffio httpcore h11 distro anyio certifi tqdm
 if errorlevel 1 exit /b 1
 "%PY%" "%ROOT%\tools\install_stamp.py" %1 "%STAMP%" --write

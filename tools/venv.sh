@@ -50,7 +50,7 @@ chorus_venv() {
     if [ "$kind" = dev ]; then
         # The last generation of the OpenAI client, which people still have; a folder of its own, beside the newest.
         "$PY" -m pip install --quiet --disable-pip-version-check --target "$venv/old-openai" --upgrade \
-            'openai==1.40.0' 'httpx<0.28' || exit 1
+            --no-deps 'openai==1.40.0' 'httpx==0.27.2' sniffio httpcore h11 distro anyio certifi tqdm || exit 1
     fi
     "$PY" "$ROOT/tools/install_stamp.py" "$kind" "$stamp" --write
 }

@@ -50,8 +50,12 @@ class _Stream:
     """One dialled stream and the calls open on it."""
 
     def __init__(
-        self, stub: coordinator_pb2_grpc.CoordinatorServiceAsyncStub, on_end: Callable[[_Stream], None]
+        self,
+        stub: coordinator_pb2_grpc.CoordinatorServiceAsyncStub,
+        address: str,
+        on_end: Callable[[_Stream], None],
     ) -> None:
+        self._address = address
         self.outbox: Outbox[coordinator_pb2.CallerFrame] = Outbox(_no_answers)
         self._call = stub.Calls(self._batches())
         self._on_end = on_end
@@ -84,7 +88,7 @@ class _Stream:
             yield coordinator_pb2.CallerBatch(frames=frames)
 
     async def _read(self) -> None:
-        reason = "the coordinator closed the connection"
+        reason = f"the coordinator at {self._address} closed the connection"
         try:
             async for batch in self._call:
                 for frame in batch.frames:
@@ -93,11 +97,11 @@ class _Stream:
                         replies.put(frame)
         except aio.AioRpcError as error:
             log.info("the stream to the coordinator broke: %s", error.details())
-            reason = "it cannot be reached; is it running?"
+            reason = f"the coordinator at {self._address} cannot be reached; is it running?"
         finally:
             self.outbox.close()
             for replies in self._replies.values():
-                replies.fail(CoordinatorUnavailable(f"the coordinator is away: {reason}", retry_after_s=2))
+                replies.fail(CoordinatorUnavailable(reason, retry_after_s=2))
             self._replies.clear()
             self._on_end(self)
 
@@ -121,7 +125,7 @@ class GrpcCluster:
 
     def _connected(self) -> _Stream:
         if self._stream is None:
-            self._stream = _Stream(self._stub, self._stream_ended)
+            self._stream = _Stream(self._stub, self._address, self._stream_ended)
         return self._stream
 
     def _stream_ended(self, stream: _Stream) -> None:

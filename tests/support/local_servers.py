@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Generator
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def strangers_server(port: int, alias: str = "a-stranger") -> Generator[subproce
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         ends_at = time.monotonic() + 20
-        while not answers(port):
+        while not healthy(port):
             assert process.poll() is None, "the stranger's server did not start"
             assert time.monotonic() < ends_at, "the stranger's server does not answer"
             time.sleep(0.02)
@@ -65,6 +66,13 @@ def strangers_server(port: int, alias: str = "a-stranger") -> Generator[subproce
 def answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
+    return False
+
+
+def healthy(port: int) -> bool:
+    """The model behind the port is loaded; the port alone opens earlier."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as reply:
+        return reply.status == 200
     return False
 
 
