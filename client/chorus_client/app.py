@@ -23,6 +23,9 @@ from chorus_client.hardware import LiveReader, probe, read_hardware_file
 from chorus_client.inventory import Inventory
 from chorus_client.limits import http_limits, ollama_limits, serve_limits
 from chorus_client.link import AgentLink
+from chorus_client.local_servers.adopt import adopt_running
+from chorus_client.local_servers.engine import LocalServersEngine
+from chorus_client.local_servers.supervisor import SupervisorLimits
 from chorus_client.microbench import BENCH_MODEL, measured
 from chorus_client.pool import Pool
 from chorus_client.settings import AgentSettings
@@ -30,13 +33,15 @@ from chorus_proto.clock import Clock
 from chorus_proto.errors import EngineFailed, InvalidRequest, LoadFailed
 from chorus_proto.files import only_one, state_folder, write_atomically
 from chorus_proto.generation import Done, Generation
-from chorus_proto.ids import NodeId, new_instance_id, new_node_id
+from chorus_proto.ids import ModelName, NodeId, new_instance_id, new_node_id
 from chorus_proto.settings import SettingsError
 from chorus_proto.values import EngineKind, Hardware, ReplicaReport
 
 log = logging.getLogger(__name__)
 
 NAME_LIMIT = 64
+LOCAL_DEFAULT = ModelName("local-default")
+"""The model name that always means the default server of the servers file; `chorus server switch` moves it."""
 
 
 class _NodeFile(msgspec.Struct):
@@ -56,7 +61,7 @@ async def run_agent(settings: AgentSettings, stop: asyncio.Event, clock: Clock) 
 
 async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.Event, clock: Clock) -> None:
     inventory = Inventory(settings.models_dirs, folder)
-    engines = build_engines(settings, inventory)
+    engines = build_engines(settings, inventory, clock)
     try:
         await inventory.refresh()
         hardware = await _hardware(settings, folder, inventory)
@@ -79,7 +84,13 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
             fence_after_s=settings.fence_after_s,
         )
         await agent.prepare(tuple(engines))
-        digesting = asyncio.create_task(_digest(inventory, agent), name="digest")
+        beside = [asyncio.create_task(_digest(inventory, agent), name="digest")]
+        local = engines.get(EngineKind.LOCAL_SERVERS)
+        if isinstance(local, LocalServersEngine):
+            adopting = adopt_running(local, pool, every_s=settings.probe_every_s)
+            beside.append(asyncio.create_task(adopting, name="local-servers"))
+        for task in beside:
+            task.add_done_callback(_say_if_broken)
         linking = asyncio.create_task(link.run(), name="link")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -88,14 +99,20 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
                 linking.result()
             await link.say_goodbye("the agent stops")
         finally:
-            for task in (linking, stopping, digesting):
+            for task in (linking, stopping, *beside):
                 task.cancel()
-            await asyncio.gather(linking, stopping, digesting, return_exceptions=True)
+            await asyncio.gather(linking, stopping, *beside, return_exceptions=True)
             await agent.aclose()
             await pool.aclose()
     finally:
         for engine in engines.values():
             await engine.aclose()
+
+
+def _say_if_broken(task: asyncio.Task[None]) -> None:
+    """Work beside the link may fail without ending the agent, but not in silence."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s broke; the agent goes on without it", task.get_name(), exc_info=error)
 
 
 async def _digest(inventory: Inventory, agent: Agent) -> None:
@@ -131,9 +148,19 @@ def node_id(folder: Path) -> NodeId:
         raise SettingsError(f"{path} is damaged; delete it and this PC joins as a new node") from None
 
 
-def build_engines(settings: AgentSettings, inventory: Inventory) -> dict[EngineKind, Engine]:
+def build_engines(settings: AgentSettings, inventory: Inventory, clock: Clock) -> dict[EngineKind, Engine]:
     """The engines named in the settings. Raises SettingsError for a setting that one of them lacks."""
     engines: dict[EngineKind, Engine] = {}
+    if settings.servers_file is not None:
+        engines[EngineKind.LOCAL_SERVERS] = LocalServersEngine(
+            settings.servers_file,
+            settings.state_dir.expanduser(),
+            clock,
+            kind=EngineKind.LOCAL_SERVERS,
+            models_dirs=settings.models_dirs,
+            default_model=LOCAL_DEFAULT,
+            limits=SupervisorLimits(serve=serve_limits(settings)),
+        )
     for kind in settings.engines:
         if kind is EngineKind.LLAMA_SERVER:
             engines[kind] = LlamaServerEngine(
@@ -154,6 +181,9 @@ def build_engines(settings: AgentSettings, inventory: Inventory) -> dict[EngineK
                 probe_every_s=settings.probe_every_s,
                 limits=http_limits(settings),
             )
+        elif kind is EngineKind.LOCAL_SERVERS:
+            if settings.servers_file is None:
+                raise SettingsError("the local_servers engine needs servers_file, see: chorus server --help")
         else:
             engines[kind] = ScriptedEngine(
                 ttft_s=settings.scripted_ttft_s,

@@ -54,13 +54,16 @@ class Pool:
     def reports(self) -> tuple[ReplicaReport, ...]:
         return tuple(entry.report for entry in self._entries.values())
 
-    def load(self, model: ModelName, options: LoadOptions) -> None:
-        """Start loading, unless the model is here or on its way. The outcome is told."""
+    def load(self, model: ModelName, options: LoadOptions, *, kept: bool = False) -> None:
+        """Start loading, unless the model is here or on its way. The outcome is told.
+
+        `kept`: the PC's owner wants it, so the coordinator is told to leave it.
+        """
         entry = self._entries.get(model)
         if entry is not None and entry.report.state is not ReplicaState.FAILED:
             self._tell(entry.report)
             return
-        report = ReplicaReport(model=model, state=ReplicaState.LOADING, slots=options.slots)
+        report = ReplicaReport(model=model, state=ReplicaState.LOADING, slots=options.slots, kept=kept)
         entry = _Entry(report)
         self._entries[model] = entry
         self._tell(report)

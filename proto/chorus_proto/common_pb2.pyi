@@ -302,6 +302,7 @@ class ModelFile(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    OWNERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """the name callers use"""
     digest: _builtins.str
@@ -311,6 +312,8 @@ class ModelFile(_message.Message):
     """EngineKind"""
     embedding: _builtins.bool
     """an embedding model, never chosen for chat"""
+    owners: _builtins.bool
+    """the PC's owner starts and stops it; placement never chooses it"""
     @_builtins.property
     def shape(self) -> Global___ModelShape:
         """absent when the engine does not tell"""
@@ -324,10 +327,11 @@ class ModelFile(_message.Message):
         engine: _builtins.str = ...,
         shape: Global___ModelShape | None = ...,
         embedding: _builtins.bool = ...,
+        owners: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "embedding", b"embedding", "engine", b"engine", "file_bytes", b"file_bytes", "name", b"name", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "embedding", b"embedding", "engine", b"engine", "file_bytes", b"file_bytes", "name", b"name", "owners", b"owners", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

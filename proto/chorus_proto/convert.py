@@ -178,6 +178,7 @@ def model_file_message(file: ModelFile) -> common_pb2.ModelFile:
         engine=file.engine,
         shape=None if file.shape is None else shape_message(file.shape),
         embedding=file.embedding,
+        owners=file.owners,
     )
 
 
@@ -192,6 +193,7 @@ def of_model_files(messages: Iterable[common_pb2.ModelFile]) -> tuple[ModelFile,
             engine=EngineKind(message.engine),
             shape=of_shape(message.shape) if message.HasField("shape") else None,
             embedding=message.embedding,
+            owners=message.owners,
         )
         for message in messages
         if message.engine in known
@@ -211,6 +213,7 @@ def replica_message(report: ReplicaReport) -> node_pb2.ReplicaReport:
         context_tokens=report.context_tokens,
         load_s=report.load_s,
         failure_code=report.failure_code,
+        kept=report.kept,
     )
 
 
@@ -229,6 +232,7 @@ def of_replica(message: node_pb2.ReplicaReport) -> ReplicaReport:
         context_tokens=message.context_tokens,
         load_s=message.load_s if has("load_s") else None,
         failure_code=message.failure_code,
+        kept=message.kept,
     )
 
 

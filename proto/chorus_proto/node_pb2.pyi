@@ -352,6 +352,7 @@ class ReplicaReport(_message.Message):
     LOAD_S_FIELD_NUMBER: _builtins.int
     PREDICTED_BYTES_FIELD_NUMBER: _builtins.int
     FAILURE_CODE_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     state: _common_pb2.ReplicaState.ValueType
     slots: _builtins.int
@@ -369,6 +370,8 @@ class ReplicaReport(_message.Message):
     predicted_bytes: _builtins.int
     failure_code: _builtins.str
     """ErrorCode when `state` is FAILED"""
+    kept: _builtins.bool
+    """the PC's owner wants it loaded: never unload it"""
     def __init__(
         self,
         *,
@@ -383,10 +386,11 @@ class ReplicaReport(_message.Message):
         load_s: _builtins.float | None = ...,
         predicted_bytes: _builtins.int | None = ...,
         failure_code: _builtins.str = ...,
+        kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "load_s", b"load_s", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "context_tokens", b"context_tokens", "detail", b"detail", "engine", b"engine", "failure_code", b"failure_code", "load_s", b"load_s", "model", b"model", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes", "slots", b"slots", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "context_tokens", b"context_tokens", "detail", b"detail", "engine", b"engine", "failure_code", b"failure_code", "kept", b"kept", "load_s", b"load_s", "model", b"model", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes", "slots", b"slots", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__load_s: _TypeAlias = _typing.Literal["load_s"]  # noqa: Y015
     _WhichOneofArgType__load_s: _TypeAlias = _typing.Literal["_load_s", b"_load_s"]  # noqa: Y015

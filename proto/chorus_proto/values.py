@@ -13,6 +13,7 @@ class EngineKind(StrEnum):
     OLLAMA = "ollama"
     REMOTE = "remote"
     SCRIPTED = "scripted"
+    LOCAL_SERVERS = "local_servers"
 
 
 class NodeState(StrEnum):
@@ -124,6 +125,8 @@ class ModelFile:
     digest: str = ""
     shape: ModelShape | None = None
     embedding: bool = False
+    owners: bool = False
+    """The PC's owner starts and stops it; placement never chooses it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +174,8 @@ class ReplicaReport:
     load_s: float | None = None
     failure_code: str = ""
     """ErrorCode of a failed load, as text: a newer agent may know more of them."""
+    kept: bool = False
+    """The PC's owner wants it loaded, whatever the placement says; the coordinator uses it and never unloads it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

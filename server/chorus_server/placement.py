@@ -71,7 +71,7 @@ def _assign_one(node: PlacementNode, rules: PlacementRules) -> Assignment:
     load = LoadShape(context_tokens=rules.context_tokens, slots=rules.slots)
     candidates: list[_Candidate] = []
     for file in node.models:
-        if file.embedding:
+        if file.embedding or file.owners:
             continue
         shape = shape_of(file)
         candidates.append(

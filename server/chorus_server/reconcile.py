@@ -50,7 +50,7 @@ class Reconciler:
         assert record.link is not None, "takes_work says so"
         freeing = False
         for name, replica in record.replicas.items():
-            if name == record.assigned or replica.report.state is ReplicaState.FAILED:
+            if name == record.assigned or replica.report.kept or replica.report.state is ReplicaState.FAILED:
                 continue
             freeing = True
             if replica.report.state is ReplicaState.READY and replica.incarnation not in self._unloads_ordered:

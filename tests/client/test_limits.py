@@ -18,6 +18,7 @@ from chorus_client.engines.served_process import ServeLimits
 from chorus_client.inventory import Inventory
 from chorus_client.limits import http_limits, ollama_limits, serve_limits
 from chorus_client.settings import AgentSettings
+from chorus_proto.clock import SystemClock
 from chorus_proto.errors import EngineFailed, LoadFailed
 from chorus_proto.settings import describe
 from chorus_proto.values import EngineKind
@@ -58,7 +59,7 @@ def test_the_default_settings_are_the_engines_own_defaults(of: Callable[[AgentSe
 
 def test_the_settings_reach_a_running_engine(tmp_path: Path) -> None:
     settings = AgentSettings(engines=(EngineKind.SCRIPTED,), next_token_within_s=0.3, stop_within_s=0.3)
-    engine = build_engines(settings, Inventory((), tmp_path))[EngineKind.SCRIPTED]
+    engine = build_engines(settings, Inventory((), tmp_path), SystemClock())[EngineKind.SCRIPTED]
 
     async def check() -> None:
         (file,) = await engine.inventory()
@@ -82,7 +83,7 @@ def test_no_layers_on_the_gpu_is_said_and_no_wish_is_left_to_the_engine(
     program.chmod(0o755)
     settings = AgentSettings(llama_server_path=program, gpu_layers=layers)
     inventory = Inventory((), tmp_path)
-    engine = build_engines(settings, inventory)[EngineKind.LLAMA_SERVER]
+    engine = build_engines(settings, inventory, SystemClock())[EngineKind.LLAMA_SERVER]
 
     async def check() -> str:
         await inventory.refresh()

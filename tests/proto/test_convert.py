@@ -76,7 +76,12 @@ SHAPE = ModelShape(
     sliding_layers=0,
 )
 FILE = ModelFile(
-    name=ModelName("llama3.1:8b"), digest="sha256:ab", file_bytes=4_900_000_000, engine=EngineKind.OLLAMA, shape=SHAPE
+    name=ModelName("llama3.1:8b"),
+    digest="sha256:ab",
+    file_bytes=4_900_000_000,
+    engine=EngineKind.OLLAMA,
+    shape=SHAPE,
+    owners=True,
 )
 HARDWARE = Hardware(
     os="linux",
@@ -101,6 +106,7 @@ REPORT = ReplicaReport(
     progress=0.0,
     context_tokens=4096,
     load_s=1.5,
+    kept=True,
 )
 
 

@@ -106,3 +106,12 @@ def test_a_node_without_a_link_gets_no_orders_and_a_new_link_gets_them_anew() ->
     bench.record.link = None
     bench.reconciler.link_is_new(bench.record)
     assert bench.ordered() == []
+
+
+def test_what_the_owner_of_the_pc_keeps_loaded_is_left_alone() -> None:
+    bench = Bench()
+    bench.record.assigned = TINY
+    bench.registry.report(bench.record, ReplicaReport(model=BIG, state=ReplicaState.READY, kept=True))
+    assert bench.ordered() == ["load tiny"]
+    bench.report(TINY, ReplicaState.READY)
+    assert bench.ordered() == []

@@ -115,7 +115,11 @@ class LocalServersEngine:
             if active is not None:
                 found.append(
                     ModelFile(
-                        name=self._default_model, file_bytes=active.file_bytes, engine=self._kind, shape=active.shape
+                        name=self._default_model,
+                        file_bytes=active.file_bytes,
+                        engine=self._kind,
+                        shape=active.shape,
+                        owners=True,
                     )
                 )
         return found
@@ -125,12 +129,17 @@ class LocalServersEngine:
         try:
             plan = await asyncio.to_thread(planned, config, server, self._models_dirs)
             return ModelFile(
-                name=name, file_bytes=plan.file_bytes, engine=self._kind, shape=plan.shape, embedding=plan.embedding
+                name=name,
+                file_bytes=plan.file_bytes,
+                engine=self._kind,
+                shape=plan.shape,
+                embedding=plan.embedding,
+                owners=True,
             )
         except (SettingsError, ClusterError) as error:
             # A server that somebody else runs needs no file of ours.
             if (await self._servers(config).status(server.name)).runs:
-                return ModelFile(name=name, file_bytes=0, engine=self._kind)
+                return ModelFile(name=name, file_bytes=0, engine=self._kind, owners=True)
             if str(error) not in self._told:
                 self._told.add(str(error))
                 log.warning("the local server %s cannot be started: %s", server.name, error)
@@ -174,6 +183,15 @@ class LocalServersEngine:
                     await self._supervised(slot, config, plan)
             except (SettingsError, ClusterError) as error:
                 log.warning("%s could not be started: %s", server.name, error)
+
+    async def running(self) -> list[ModelName]:
+        """The servers that answer now, whoever started them, and the name of the default one if that does."""
+        config = await asyncio.to_thread(self.config)
+        servers = self._servers(config)
+        names = [normalised(one.name) for one in config.servers if (await servers.status(one.name)).runs]
+        if self._default_model is not None and names and normalised(config.get_active_server().name) in names:
+            names.append(self._default_model)
+        return names
 
     async def _loaded(self, name: str, report: Report | None = None) -> LocalModel:
         """Raises LoadFailed, SettingsError becomes LoadFailed."""
