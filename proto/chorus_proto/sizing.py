@@ -14,10 +14,11 @@ from chorus_proto.values import ModelShape
 
 _MIB = 1 << 20
 
-PROCESS_BYTES = 16_700_000
-"""Footprint (anonymous pages, see `chorus_client.footprint`) of an engine process beside model, cache and buffers.
-Measured on Linux x86-64, bundled engine, one thread: 16.1-17.1 MB over nine combinations of model, slots and context
-once prompts have touched every buffer; right after loading up to 6 MB of the buffers are still untouched."""
+PROCESS_BYTES = 15_000_000
+SLOT_BYTES = 800_000
+"""Footprint (anonymous pages, see `chorus_client.footprint`) of an engine process beside model, cache and buffers, and
+of each slot on top: what `bench/footprint_prediction.py` left over on Linux x86-64 with the bundled engine, one thread
+and prompts that fill the context (13.2-17.0 MB with one slot, 13.3-19.0 MB with four)."""
 
 DISCRETE_GPU_BYTES = 457 * _MIB
 """A CUDA context and the backend's own buffers on each card, as Ollama reserves (its discover and sched packages)."""
@@ -25,7 +26,8 @@ DISCRETE_GPU_BYTES = 457 * _MIB
 METAL_BYTES = 512 * _MIB
 """Metal's share, as Ollama reserves."""
 
-_LAYER_EMBEDDINGS = 8
+_LAYER_EMBEDDINGS = 3 * 3 + 5
+_ENCODER_EMBEDDINGS = 10
 
 _CELLS_STEP = 256
 """llama.cpp rounds the cells of a KV cache up to this."""
@@ -51,11 +53,19 @@ class DeviceKind(StrEnum):
     """A GPU in the host's memory: Apple silicon and integrated graphics."""
 
 
-_OVERHEAD_BYTES = {
-    DeviceKind.CPU: PROCESS_BYTES,
-    DeviceKind.DISCRETE_GPU: DISCRETE_GPU_BYTES,
-    DeviceKind.SHARED_GPU: METAL_BYTES + PROCESS_BYTES,
-}
+def host_bytes(slots: int) -> int:
+    """What an engine process takes of the host's memory beside model, cache and buffers, wherever those lie."""
+    return PROCESS_BYTES + slots * SLOT_BYTES
+
+
+def _overhead_bytes(device: DeviceKind, slots: int) -> int:
+    match device:
+        case DeviceKind.CPU:
+            return host_bytes(slots)
+        case DeviceKind.DISCRETE_GPU:
+            return DISCRETE_GPU_BYTES
+        case DeviceKind.SHARED_GPU:
+            return METAL_BYTES + host_bytes(slots)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +103,7 @@ class Estimate:
         slots = f"{self.slots} x " if self.slots > 1 else ""
         words = (
             f"needs {self.total_bytes / size:.1f} {unit} = {self.weights_bytes / size:.1f} weights"
-            f" + {self.kv_bytes / size:.1f} KV at {slots}{_tokens_in_words(self.context_tokens)}"
+            f" + {self.kv_bytes / size:.1f} KV at {slots}{tokens_in_words(self.context_tokens)}"
             f" + {(self.compute_bytes + self.overhead_bytes) / size:.1f} buffers"
         )
         if free_bytes is None:
@@ -118,7 +128,7 @@ def estimate(shape: ModelShape | None, file_bytes: int, load: LoadShape, device:
             weights_bytes=file_bytes,
             kv_bytes=file_bytes // 5,
             compute_bytes=0,
-            overhead_bytes=_OVERHEAD_BYTES[device],
+            overhead_bytes=_overhead_bytes(device, load.slots),
             context_tokens=load.context_tokens,
             slots=load.slots,
         )
@@ -127,7 +137,7 @@ def estimate(shape: ModelShape | None, file_bytes: int, load: LoadShape, device:
         weights_bytes=file_bytes,
         kv_bytes=kv_bytes(shape, load),
         compute_bytes=_compute_bytes(shape, load),
-        overhead_bytes=_OVERHEAD_BYTES[device],
+        overhead_bytes=_overhead_bytes(device, load.slots),
         context_tokens=context_tokens,
         slots=load.slots,
     )
@@ -139,15 +149,24 @@ def kv_bytes_per_token(shape: ModelShape, cache_type: CacheType = CacheType.F16)
 
 
 def kv_bytes(shape: ModelShape, load: LoadShape) -> int:
-    """The whole cache. Sliding layers keep the window of each slot and one batch (llama-kv-cache-iswa.cpp)."""
-    full_cells = _rounded_up(min(load.context_tokens, shape.trained_context_tokens) * load.slots)
+    """The whole cache. Every slot has its own part of it, rounded up by itself.
+
+    Sliding layers keep the window and one batch (llama-kv-cache-iswa.cpp). Read off the bundled engine's log, which
+    keeps slots apart (`kv_unified = 'false'`): gemma3 with a window of 1024 has 1536 cells in each of four slots.
+    """
+    full_cells = _slot_cells(shape, load)
     sliding_layers = 0
     sliding_cells = full_cells
     if shape.sliding_window_tokens is not None and shape.sliding_layers is not None:
         sliding_layers = min(shape.sliding_layers, shape.layers)
-        sliding_cells = min(full_cells, _rounded_up(shape.sliding_window_tokens * load.slots + load.ubatch_tokens))
+        sliding_cells = min(full_cells, _rounded_up(shape.sliding_window_tokens + load.ubatch_tokens))
     cells = (shape.layers - sliding_layers) * full_cells + sliding_layers * sliding_cells
-    return round(cells * _bytes_per_cell(shape, load.cache_type))
+    return round(load.slots * cells * _bytes_per_cell(shape, load.cache_type))
+
+
+def _slot_cells(shape: ModelShape, load: LoadShape) -> int:
+    """Cells of one slot in a layer that sees everything."""
+    return _rounded_up(min(load.context_tokens, shape.trained_context_tokens))
 
 
 def _bytes_per_cell(shape: ModelShape, cache_type: CacheType) -> float:
@@ -156,21 +175,30 @@ def _bytes_per_cell(shape: ModelShape, cache_type: CacheType) -> float:
 
 
 def _compute_bytes(shape: ModelShape, load: LoadShape) -> int:
-    """One batch in f32: its logits beside its last activations, or the activations inside a layer if those are more.
+    """One batch in f32: its logits beside its last activations, or what lives inside a layer if that is more.
 
-    258.5 MiB for Llama 3 8B and 70.5 MiB for Llama 2 7B, the figures in llama.cpp's log. Only models with a tiny
-    vocabulary have more inside a layer: two feed-forward activations of 2.7 embeddings each, input and residual.
+    258.5 MiB for Llama 3 8B, the figure in llama.cpp's log. Inside a layer the bundled engine keeps three feed-forward
+    activations and five of the embedding's length (3.52 MiB for demo-tiny, 26.5 MiB with embeddings of 1024 and a
+    feed-forward length of 2816), and the attention mask of a slot, two bytes a cell. The feed-forward length is not
+    known here and counts as three embeddings; it matters for models with a small vocabulary only. An encoder
+    (`kv_heads` 0) has no gate and no cache, and llama.cpp keeps room for the logits of its whole batch beside.
     """
-    widest = max(shape.embedding_length + shape.vocabulary, _LAYER_EMBEDDINGS * shape.embedding_length)
-    elements = load.ubatch_tokens * widest
+    cells = _slot_cells(shape, load)
+    batch_tokens = min(load.ubatch_tokens, load.slots * cells)
+    if shape.kv_heads == 0:
+        batch_tokens = min(load.ubatch_tokens, load.slots * min(load.context_tokens, shape.trained_context_tokens))
+        return 4 * batch_tokens * (_ENCODER_EMBEDDINGS * shape.embedding_length + shape.vocabulary)
+    attention = 2 * batch_tokens * cells
     if not load.flash_attention:
-        elements += load.ubatch_tokens * min(load.context_tokens, shape.trained_context_tokens) * shape.heads
-    return 4 * elements
+        attention += 4 * batch_tokens * cells * shape.heads
+    in_layer = 4 * batch_tokens * _LAYER_EMBEDDINGS * shape.embedding_length + attention
+    return max(4 * batch_tokens * (shape.embedding_length + shape.vocabulary), in_layer)
 
 
 def _rounded_up(cells: int) -> int:
     return -(-cells // _CELLS_STEP) * _CELLS_STEP
 
 
-def _tokens_in_words(tokens: int) -> str:
-    return f"{tokens / 1024:.0f}k" if tokens >= 1024 else str(tokens)
+def tokens_in_words(tokens: int) -> str:
+    """`16k`, `4.25k`, `512`."""
+    return f"{tokens / 1024:.4g}k" if tokens >= 1024 else str(tokens)

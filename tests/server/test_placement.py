@@ -123,7 +123,7 @@ def test_a_model_that_fits_nowhere_is_refused_with_the_arithmetic() -> None:
 def test_the_reason_of_an_assignment_holds_the_score_and_the_arithmetic() -> None:
     assigned = placed(node(65, *DEMOS))
     assert assigned.reason == (
-        "Score 65.0 allows medium models; demo-small needs 27.8 MB = 4.2 weights + 2.6 KV at 1k + 20.9 buffers;"
+        "Score 65.0 allows medium models; demo-small needs 31.0 MB = 4.2 weights + 2.6 KV at 1k + 24.2 buffers;"
         " free 51.5 GB; demo-medium is large, above this score."
     )
 

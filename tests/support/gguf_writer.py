@@ -37,15 +37,20 @@ class Gguf:
     alignment: int = 32
 
     def encoded(self) -> bytes:
-        head = struct.pack("<4sIQQ", b"GGUF", self.version, len(self.tensors), len(self.keys))
-        head += b"".join(_text(key) + _value(value) for key, value in self.keys)
+        head, data_bytes = self.header()
+        return head + bytes(data_bytes)
+
+    def header(self) -> tuple[bytes, int]:
+        """Everything before the tensors' contents, and how many bytes those take."""
+        parts = [struct.pack("<4sIQQ", b"GGUF", self.version, len(self.tensors), len(self.keys))]
+        parts += [_text(key) + _value(value) for key, value in self.keys]
         offset = 0
         for name, dimensions, type_id, size in self.tensors:
-            head += _text(name) + struct.pack("<I", len(dimensions))
-            head += b"".join(struct.pack("<Q", dimension) for dimension in dimensions)
-            head += struct.pack("<IQ", type_id, offset)
+            parts.append(_text(name) + struct.pack(f"<I{len(dimensions)}Q", len(dimensions), *dimensions))
+            parts.append(struct.pack("<IQ", type_id, offset))
             offset += size + -size % self.alignment
-        return head + bytes(-len(head) % self.alignment) + bytes(offset)
+        head = b"".join(parts)
+        return head + bytes(-len(head) % self.alignment), offset
 
 
 def llama(metadata: Mapping[str, object] | None = None, *, vocabulary: int = 64) -> Gguf:

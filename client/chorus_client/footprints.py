@@ -1,0 +1,209 @@
+"""What loads on this PC really took, beside what was predicted, kept over restarts; it corrects the next prediction.
+
+Two rules come out of it: a load is never expected to take less than the same load took before, and a size that failed
+for memory is not tried again until clearly more is free than then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from chorus_proto.ids import ModelName
+from chorus_proto.values import EngineKind
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "footprints.json"
+
+LEAST_CORRECTION, MOST_CORRECTION = 0.5, 2.0
+"""A prediction further off than this was about something else, e.g. a file that was replaced."""
+
+_NEWEST_WEIGHT = 0.5
+_KEPT_MEASURED = 4
+_MOST_LOADS = 1024
+_MOST_REFUSALS = 256
+_CLEARLY_MORE = 0.05
+"""Free memory wavers by itself; this share of the refused size must have come free on top."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadKey:
+    """One way of loading one model."""
+
+    model: ModelName
+    engine: EngineKind
+    context_tokens: int
+    slots: int
+
+
+class _Load(msgspec.Struct, kw_only=True):
+    """Footprints of one LoadKey: the last few measured, and the smoothed ratio of measured to predicted."""
+
+    model: str
+    engine: str
+    context_tokens: int
+    slots: int
+    predicted_bytes: int
+    measured_bytes: list[int]
+    correction: float
+
+
+class _Refusal(msgspec.Struct, kw_only=True):
+    model: str
+    engine: str
+    predicted_bytes: int
+    free_bytes: int
+
+
+class _Kept(msgspec.Struct, kw_only=True):
+    """The file."""
+
+    loads: list[_Load] = []
+    refusals: list[_Refusal] = []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """The newest truth about one LoadKey, for `chorus models --memory`."""
+
+    key: LoadKey
+    predicted_bytes: int
+    measured_bytes: int
+    correction: float
+
+
+class Footprints:
+    """The memory of earlier loads. Every change is written at once; reading and writing block for some milliseconds."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / FILE_NAME
+        self._kept = _read(self._path)
+
+    def record(self, key: LoadKey, *, predicted_bytes: int, measured_bytes: int) -> None:
+        """A load that was predicted to take `predicted_bytes` (uncorrected) holds `measured_bytes`.
+
+        Call it once after the load and again when it grew. It lifts refusals of sizes up to this one.
+        """
+        if predicted_bytes <= 0 or measured_bytes <= 0:
+            return
+        ratio = _bounded(measured_bytes / predicted_bytes)
+        known = self._find(key)
+        if known is None:
+            correction, measured = ratio, [measured_bytes]
+        else:
+            self._kept.loads.remove(known)
+            correction = (1 - _NEWEST_WEIGHT) * known.correction + _NEWEST_WEIGHT * ratio
+            measured = [*known.measured_bytes, measured_bytes][-_KEPT_MEASURED:]
+        self._kept.loads.append(
+            _Load(
+                model=key.model,
+                engine=key.engine.value,
+                context_tokens=key.context_tokens,
+                slots=key.slots,
+                predicted_bytes=predicted_bytes,
+                measured_bytes=measured,
+                correction=correction,
+            )
+        )
+        del self._kept.loads[:-_MOST_LOADS]
+        self._kept.refusals = [
+            one
+            for one in self._kept.refusals
+            if (one.model, one.engine) != (key.model, key.engine.value) or one.predicted_bytes > predicted_bytes
+        ]
+        self._write()
+
+    def correction(self, key: LoadKey) -> float:
+        """Factor on predictions for `key`: its own, else the largest of the model's other loads, else 1."""
+        known = self._find(key)
+        if known is not None:
+            return _bounded(known.correction)
+        others = [
+            one.correction for one in self._kept.loads if (one.model, one.engine) == (key.model, key.engine.value)
+        ]
+        return _bounded(max(others, default=1.0))
+
+    def corrected(self, key: LoadKey, predicted_bytes: int) -> int:
+        """What a load is expected to take: never less than the same load took in one of its last few times."""
+        known = self._find(key)
+        least_bytes = max(known.measured_bytes) if known is not None else 0
+        return max(round(predicted_bytes * self.correction(key)), least_bytes)
+
+    def refuse(self, key: LoadKey, *, predicted_bytes: int, free_bytes: int) -> None:
+        """A load predicted at `predicted_bytes` failed for memory while `free_bytes` were free."""
+        self._kept.refusals.append(
+            _Refusal(model=key.model, engine=key.engine.value, predicted_bytes=predicted_bytes, free_bytes=free_bytes)
+        )
+        del self._kept.refusals[:-_MOST_REFUSALS]
+        self._write()
+
+    def refused(self, key: LoadKey, *, predicted_bytes: int, free_bytes: int) -> int | None:
+        """Bytes that must be free before this may be tried again, or None when nothing speaks against it."""
+        needed = [
+            one.free_bytes + int(_CLEARLY_MORE * one.predicted_bytes)
+            for one in self._kept.refusals
+            if (one.model, one.engine) == (key.model, key.engine.value) and predicted_bytes >= one.predicted_bytes
+        ]
+        most = max(needed, default=0)
+        return most if free_bytes < most else None
+
+    def allow(self, model: ModelName) -> None:
+        """Forget the refusals of `model`: somebody asked for another try."""
+        self._kept.refusals = [one for one in self._kept.refusals if one.model != model]
+        self._write()
+
+    def known(self) -> tuple[Footprint, ...]:
+        """Everything measured so far, the oldest first. Loads of engines that this version lacks are left out."""
+        kinds = {kind.value: kind for kind in EngineKind}
+        return tuple(
+            Footprint(
+                key=LoadKey(
+                    model=ModelName(one.model),
+                    engine=kinds[one.engine],
+                    context_tokens=one.context_tokens,
+                    slots=one.slots,
+                ),
+                predicted_bytes=one.predicted_bytes,
+                measured_bytes=one.measured_bytes[-1],
+                correction=_bounded(one.correction),
+            )
+            for one in self._kept.loads
+            if one.engine in kinds
+        )
+
+    def _find(self, key: LoadKey) -> _Load | None:
+        wanted = (key.model, key.engine.value, key.context_tokens, key.slots)
+        return next(
+            (one for one in self._kept.loads if (one.model, one.engine, one.context_tokens, one.slots) == wanted), None
+        )
+
+    def _write(self) -> None:
+        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_bytes(msgspec.json.encode(self._kept))
+            fresh.replace(self._path)
+        except OSError as error:
+            log.warning("footprints cannot be kept in %s: %s", self._path, error)
+
+
+def _bounded(ratio: float) -> float:
+    return min(MOST_CORRECTION, max(LEAST_CORRECTION, ratio))
+
+
+def _read(path: Path) -> _Kept:
+    try:
+        kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+    except FileNotFoundError:
+        return _Kept()
+    except (OSError, msgspec.DecodeError) as error:
+        log.warning("footprints in %s cannot be used and are measured anew: %s", path, error)
+        return _Kept()
+    kept.loads = [one for one in kept.loads if one.measured_bytes and min(one.measured_bytes) > 0][-_MOST_LOADS:]
+    kept.refusals = kept.refusals[-_MOST_REFUSALS:]
+    return kept
