@@ -26,8 +26,10 @@ from chorus_client.link import AgentLink
 from chorus_client.local_servers.adopt import adopt_running
 from chorus_client.local_servers.engine import LocalServersEngine
 from chorus_client.local_servers.supervisor import SupervisorLimits
+from chorus_client.memory_gate import MemoryGate
 from chorus_client.microbench import BENCH_MODEL, measured
 from chorus_client.pool import Pool
+from chorus_client.preflight import Reserve
 from chorus_client.settings import AgentSettings
 from chorus_proto.clock import Clock
 from chorus_proto.errors import EngineFailed, InvalidRequest, LoadFailed
@@ -72,8 +74,11 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
             for listener in telling:
                 listener(report)
 
-        pool = Pool(engines, clock, tell, device_kind(hardware, settings))
-        agent = Agent(identity, hardware, pool, clock, readings=LiveReader(hardware), fenced=lambda: link.fenced)
+        readings = LiveReader(hardware)
+        reserve = Reserve(least_bytes=settings.reserve_bytes, share=settings.reserve_share)
+        gate = MemoryGate(hardware, readings, device_kind(hardware, settings), folder, reserve=reserve)
+        pool = Pool(engines, clock, tell, gate)
+        agent = Agent(identity, hardware, pool, clock, readings=readings, fenced=lambda: link.fenced)
         telling.append(agent.replica_changed)
         link = AgentLink(
             settings.join,

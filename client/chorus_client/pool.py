@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from chorus_client.engines.base import Engine, LoadedModel, LoadOptions
+from chorus_client.eviction import UseLog, WarmModel
+from chorus_client.memory_gate import MemoryGate
 from chorus_proto.clock import Clock
-from chorus_proto.errors import ClusterError, LoadFailed, ModelNotFound
+from chorus_proto.errors import ClusterError, InsufficientMemory, LoadFailed, ModelNotFound
 from chorus_proto.ids import ModelName
-from chorus_proto.sizing import DeviceKind, LoadShape, estimate
 from chorus_proto.values import EngineKind, ModelFile, ReplicaReport, ReplicaState
 
 log = logging.getLogger(__name__)
@@ -31,11 +32,12 @@ class _Entry:
 class Pool:
     """Owns every loaded model of this agent. `tell` hears each change of a replica's state."""
 
-    def __init__(self, engines: Mapping[EngineKind, Engine], clock: Clock, tell: Tell, device: DeviceKind) -> None:
+    def __init__(self, engines: Mapping[EngineKind, Engine], clock: Clock, tell: Tell, gate: MemoryGate) -> None:
         self._engines = engines
         self._clock = clock
         self._tell = tell
-        self._device = device
+        self._gate = gate
+        self._uses = UseLog()
         self._entries: dict[ModelName, _Entry] = {}
         self._files: dict[ModelName, ModelFile] = {}
 
@@ -77,13 +79,9 @@ class Pool:
             if file is None:
                 raise ModelNotFound(f"model {model} is not on this PC")
             options = _bounded(options, file)
-            entry.report = replace(entry.report, engine=file.engine, predicted_bytes=self._predicted(file, options))
-
-            def progress(done: float | None, detail: str) -> None:
-                self._change(entry, progress=done, detail=detail)
-
-            loaded = await self._engines[file.engine].load(file, options, progress)
-            resident_bytes = await self._measured(loaded)
+            predicted_bytes = self._gate.predicted_bytes(file, options)
+            entry.report = replace(entry.report, engine=file.engine, predicted_bytes=predicted_bytes)
+            loaded, resident_bytes = await self._load_with_room(entry, file, options)
         except ClusterError as error:
             self._change(entry, state=ReplicaState.FAILED, detail=error.message, failure_code=error.code, progress=None)
             return
@@ -115,12 +113,53 @@ class Pool:
             log.warning("the memory of a loaded model cannot be measured: %s", error.message)
             return None
 
-    def _predicted(self, file: ModelFile, options: LoadOptions) -> int | None:
-        """What `sizing` says the load will need; None for a model that runs elsewhere or is of unknown shape."""
-        if file.shape is None:
-            return None
-        load = LoadShape(context_tokens=options.context_tokens, slots=options.slots)
-        return estimate(file.shape, file.file_bytes, load, self._device).total_bytes
+    async def _load_with_room(
+        self, entry: _Entry, file: ModelFile, options: LoadOptions
+    ) -> tuple[LoadedModel, int | None]:
+        """Load once the memory is there; the loaded model and its measured bytes. Raises ClusterError."""
+
+        def progress(done: float | None, detail: str) -> None:
+            self._change(entry, progress=done, detail=detail)
+
+        if entry.report.kept:
+            # A server of the owner's runs already, or its own start has judged the memory.
+            loaded = await self._engines[file.engine].load(file, options, progress)
+            return loaded, await self._measured(loaded)
+        verdict = await self._gate.judge(file, options, self._warm(entry))
+        try:
+            if verdict is not None and verdict.evict:
+                log.info("%s %s", file.name, verdict.words)
+                await self._make_room(verdict.evict)
+            loaded = await self._engines[file.engine].load(file, options, progress)
+        except BaseException as error:
+            await self._gate.failed(file, options, for_memory=isinstance(error, InsufficientMemory))
+            raise
+        resident_bytes = await self._measured(loaded)
+        await self._gate.loaded(file, options, resident_bytes)
+        return loaded, resident_bytes
+
+    def _warm(self, wanted: _Entry) -> list[WarmModel]:
+        """The other models that are loaded, as eviction weighs them."""
+        now_s = self._clock.monotonic_s()
+        return [
+            WarmModel(
+                model=entry.report.model,
+                resident_bytes=entry.report.resident_bytes or entry.report.predicted_bytes or 0,
+                uses=self._uses.value(entry.report.model, now_s),
+                load_s=entry.report.load_s or 1.0,
+                running=entry.running,
+                pinned=entry.report.kept,
+            )
+            for entry in self._entries.values()
+            if entry is not wanted and entry.report.state is ReplicaState.READY
+        ]
+
+    async def _make_room(self, models: Sequence[ModelName]) -> None:
+        """Unload idle models and wait until they are gone."""
+        for model in models:
+            self.unload(model, drain_s=0)
+        leaving = [entry.work for model in models if (entry := self._entries.get(model)) and entry.work is not None]
+        await asyncio.gather(*leaving, return_exceptions=True)
 
     async def _watch(self, entry: _Entry, loaded: LoadedModel) -> None:
         """Report the death of an engine."""
@@ -141,6 +180,7 @@ class Pool:
         if entry is None or entry.loaded is None or entry.report.state is not ReplicaState.READY:
             state = "not loaded" if entry is None else entry.report.state.value
             raise LoadFailed(f"model {model} is {state} on this PC")
+        self._uses.record(model, self._clock.monotonic_s())
         return Hold(entry, entry.loaded)
 
     def unload(self, model: ModelName, *, drain_s: float) -> None:

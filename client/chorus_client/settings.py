@@ -39,6 +39,8 @@ class AgentSettings:
     connect_within_s: float = setting(3.0, "longest wait for a connection to the coordinator or an engine", minimum=0.1)
     reconnect_max_s: float = setting(2.0, "longest pause between two tries to reach the coordinator", minimum=0.1)
     fence_after_s: float = setting(30.0, "without the coordinator for this long, running work is dropped", minimum=1)
+    reserve_bytes: int = setting(512 * 1024 * 1024, "memory that loads leave free, at least", minimum=0)
+    reserve_share: float = setting(0.05, "share of each memory that loads leave free, at least", minimum=0, maximum=0.9)
     servers_file: Path | None = setting(None, "file with several local llama-servers to use, see `chorus server`")
     ollama_url: str = setting("http://127.0.0.1:11434", "where Ollama runs, for the ollama engine")
     remote_url: str = setting("", "base URL of an OpenAI-compatible server, for the remote engine")

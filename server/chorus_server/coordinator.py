@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 SWEEP_EVERY_S = 0.25
 SAVE_EVERY_S = 5.0
 DRAIN_POLL_S = 0.05
+TOO_BIG_FOR_S = 600.0
+"""A model that did not fit a node is left out of its placement for this long; POST /reassign ends it at once."""
 
 
 class Coordinator:
@@ -85,7 +87,7 @@ class Coordinator:
         )
         self._remembered: dict[NodeId, ModelName] = {}
         self._learnt: dict[tuple[NodeId, ModelName], Measurement] = {}
-        self._too_big: set[tuple[NodeId, ModelName]] = set()
+        self._too_big: dict[tuple[NodeId, ModelName], float] = {}
         self._measured: set[tuple[NodeId, ModelName]] = set()
         self._unsaved: set[NodeId] = set()
         self._draining = False
@@ -137,9 +139,9 @@ class Coordinator:
             self._measured.add((record.node_id, report.model))
         if report.state is ReplicaState.FAILED and not known:
             if report.failure_code == ErrorCode.INSUFFICIENT_MEMORY:
-                self._too_big.add((record.node_id, report.model))
+                self._too_big[record.node_id, report.model] = self._clock.monotonic_s() + TOO_BIG_FOR_S
                 log.warning(
-                    "node %s has no memory for %s and will not be asked again: %s",
+                    "node %s has no memory for %s now: %s",
                     record.name,
                     report.model,
                     report.detail,
@@ -240,6 +242,7 @@ class Coordinator:
         """See `Cluster.reassign`."""
         self._refuse_when_draining()
         records = [record for record in self._registry.present() if record.link is not None]
+        self._too_big.clear()
         assignments = self._place(records)
         self._reconcile()
         return Reassignment(assignments=tuple(assignments))
@@ -306,10 +309,19 @@ class Coordinator:
     def _sweep(self) -> None:
         for transition in self._registry.sweep():
             self._tell(transition)
+        self._ask_again_for_the_big()
         for record in self._registry.records():
             if record.link is not None:
                 record.link.cut_slow_callers(self._settings.slow_caller_s)
         self._reconcile()
+
+    def _ask_again_for_the_big(self) -> None:
+        """Memory that other programs held may be free by now; the agent judges anew and has the last word."""
+        now_s = self._clock.monotonic_s()
+        due = {node_id for (node_id, _), until_s in self._too_big.items() if until_s <= now_s}
+        if due:
+            self._too_big = {key: until_s for key, until_s in self._too_big.items() if until_s > now_s}
+            self._place([record for record in self._registry.present() if record.node_id in due])
 
     async def remember(self) -> None:
         """Take back what earlier runs learnt: who held which model, and how fast."""

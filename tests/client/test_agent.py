@@ -16,10 +16,10 @@ from chorus_client.pool import Pool
 from chorus_proto import common_pb2, node_pb2
 from chorus_proto.generation import Generation
 from chorus_proto.ids import ExecutionId, InstanceId, ModelName, NodeId, RequestId
-from chorus_proto.sizing import DeviceKind
 from chorus_proto.values import Dialect, EngineKind, Hardware, ReplicaReport, ReplicaState, Welcome
 from tests.support.clock import FakeClock
 from tests.support.fake_engine import FakeEngine
+from tests.support.open_gate import open_gate
 
 ECHO = ModelName("echo")
 WELCOME = Welcome(protocol=1, epoch=1, lease_s=10, heartbeat_s=1, version="0.1.0")
@@ -33,7 +33,7 @@ class Bench:
         hardware = Hardware(os="linux", arch="x86_64")
         clock = FakeClock()
         self.fenced = False
-        self.pool = Pool({EngineKind.SCRIPTED: self.engine}, clock, self._tell, DeviceKind.CPU)
+        self.pool = Pool({EngineKind.SCRIPTED: self.engine}, clock, self._tell, open_gate())
         self.agent = Agent(
             Identity(node_id=NodeId("n"), instance_id=InstanceId("i"), name="attic"),
             hardware,

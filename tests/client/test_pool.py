@@ -11,10 +11,10 @@ from chorus_client.engines.base import LoadOptions
 from chorus_client.pool import Pool
 from chorus_proto.errors import LoadFailed
 from chorus_proto.ids import ModelName
-from chorus_proto.sizing import DeviceKind
 from chorus_proto.values import EngineKind, ReplicaReport, ReplicaState
 from tests.support.clock import FakeClock
 from tests.support.fake_engine import FakeEngine
+from tests.support.open_gate import open_gate
 
 ECHO = ModelName("echo")
 OPTIONS = LoadOptions(slots=2, context_tokens=512)
@@ -26,7 +26,7 @@ class Bench:
     def __init__(self) -> None:
         self.engine = FakeEngine()
         self.reports: list[ReplicaReport] = []
-        self.pool = Pool({EngineKind.SCRIPTED: self.engine}, FakeClock(), self.reports.append, DeviceKind.CPU)
+        self.pool = Pool({EngineKind.SCRIPTED: self.engine}, FakeClock(), self.reports.append, open_gate())
 
     async def until(self, state: ReplicaState) -> ReplicaReport:
         async with asyncio.timeout(5):

@@ -81,7 +81,7 @@ def test_a_drain_lets_running_requests_finish_and_takes_nothing_new(tmp_path: Pa
     play(tmp_path, scenario)
 
 
-def test_a_model_that_did_not_fit_a_node_is_never_ordered_there_again(tmp_path: Path) -> None:
+def test_a_model_that_did_not_fit_a_node_is_not_ordered_there_until_somebody_asks(tmp_path: Path) -> None:
     async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
         hello = hello_of("attic", models=("big", "small"))
         node = FakeNode(coordinator, clock, "attic", hello=hello)
@@ -94,6 +94,8 @@ def test_a_model_that_did_not_fit_a_node_is_never_ordered_there_again(tmp_path: 
         assert {first, second} == {"big", "small"}
         coordinator.replica_reported(node.record, replace(report, model=ModelName(second)))
         assert (await coordinator.state()).nodes[0].assigned_model is None
+        await coordinator.reassign()
+        assert (await coordinator.state()).nodes[0].assigned_model == first
 
     play(tmp_path, scenario)
 

@@ -14,13 +14,13 @@ from chorus_client.link import AgentLink
 from chorus_client.pool import Pool
 from chorus_proto.clock import SystemClock
 from chorus_proto.ids import InstanceId, NodeId, new_instance_id, new_node_id
-from chorus_proto.sizing import DeviceKind
 from chorus_proto.values import EngineKind, Node, NodeState, ReplicaReport, ReplicaState
 from chorus_server.app import RunningCoordinator, running
 from chorus_server.coordinator import Coordinator
 from chorus_server.settings import CoordinatorSettings
 from tests.support.fake_engine import FakeEngine, FakeLoaded
 from tests.support.fake_node import STRONG
+from tests.support.open_gate import open_gate
 
 QUICK_LEASES = {"heartbeat_s": 0.1, "suspect_after_s": 0.4, "dead_after_s": 1.5}
 
@@ -35,7 +35,7 @@ class InProcessAgent:
         clock = SystemClock()
         identity = Identity(node_id=node_id or new_node_id(), instance_id=instance_id or new_instance_id(), name=name)
         self.node_id = identity.node_id
-        self.pool = Pool({EngineKind.SCRIPTED: self.engine}, clock, self._tell, DeviceKind.CPU)
+        self.pool = Pool({EngineKind.SCRIPTED: self.engine}, clock, self._tell, open_gate())
         self.agent = Agent(
             identity, STRONG, self.pool, clock, readings=LiveReader(STRONG), fenced=lambda: self.link.fenced
         )
