@@ -22,7 +22,7 @@ from chorus_client.engines.served_process import ServeLimits
 from chorus_client.hardware import LiveReader, probe, read_hardware_file
 from chorus_client.inventory import Inventory
 from chorus_client.limits import http_limits, ollama_limits, serve_limits
-from chorus_client.link import AgentLink
+from chorus_client.link import CoordinatorLink
 from chorus_client.local_servers.adopt import adopt_running
 from chorus_client.local_servers.engine import LocalServersEngine
 from chorus_client.local_servers.supervisor import SupervisorLimits
@@ -80,7 +80,7 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
         pool = Pool(engines, clock, tell, gate)
         agent = Agent(identity, hardware, pool, clock, readings=readings, fenced=lambda: link.fenced)
         telling.append(agent.replica_changed)
-        link = AgentLink(
+        link = CoordinatorLink(
             settings.join,
             agent,
             clock,

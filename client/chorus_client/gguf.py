@@ -127,10 +127,11 @@ def read_header(path: Path) -> GgufHeader:
     Raises LoadFailed, which says what is wrong with the file and where, or why it cannot be read.
     """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            # Before it is opened: opening a pipe would wait for somebody to write.
+            raise _Damage("it is not a regular file")
         with path.open("rb") as source:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise _Damage("it is not a regular file")
             return _read(_Reader(source, status.st_size))
     except _Damage as damage:
         raise LoadFailed(f"The model file {path.name} cannot be used: {damage}") from None

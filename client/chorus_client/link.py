@@ -116,7 +116,7 @@ class Uplink:
             log.debug("a frame was dropped: the link is down")
 
 
-class AgentLink:
+class CoordinatorLink:
     """Keeps one link to the coordinator alive until told to stop."""
 
     def __init__(

@@ -54,13 +54,14 @@ class MemoryGate:
             return None
         load = LoadShape(context_tokens=options.context_tokens, slots=options.slots)
         key = _key(file, options)
+        predicted_bytes = estimate(file.shape, file.file_bytes, load, self._device).total_bytes
         need = Need(
             model=file.name,
             shape=file.shape,
             file_bytes=file.file_bytes,
             load=load,
             device=self._device,
-            correction=self._footprints.correction(key),
+            correction=self._footprints.corrected(key, predicted_bytes) / predicted_bytes,
         )
         memories = await self._memories()
         verdict = preflight(need, memories, self._ledger, self._resident(warm), reserve=self._reserve)
@@ -68,9 +69,7 @@ class MemoryGate:
             raise InsufficientMemory(f"{file.name} {verdict.words}")
         wanted_bytes = None
         if verdict.free_bytes is not None:
-            wanted_bytes = self._footprints.refused(
-                key, predicted_bytes=need.at(options.context_tokens).total_bytes, free_bytes=verdict.free_bytes
-            )
+            wanted_bytes = self._footprints.refused(key, predicted_bytes=predicted_bytes, free_bytes=verdict.free_bytes)
         if wanted_bytes is not None:
             raise InsufficientMemory(
                 f"{file.name} failed for lack of memory at this size before; it is tried again when "

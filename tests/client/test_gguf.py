@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 import struct
 import time
@@ -209,3 +210,10 @@ def test_any_bytes_after_a_plausible_start_never_do_more_than_refuse(
     tmp_path: Path, tail: bytes, tensors: int, keys: int
 ) -> None:
     survives(written(tmp_path, struct.pack("<4sIQQ", b"GGUF", 3, tensors, keys) + tail))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX: named pipes")
+def test_a_pipe_is_refused_without_waiting_for_somebody_to_write(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(LoadFailed, match="regular file"):
+        read_header(tmp_path / "pipe.gguf")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from chorus_client.agent import Agent, Identity
 from chorus_client.hardware import LiveReader
-from chorus_client.link import AgentLink
+from chorus_client.link import CoordinatorLink
 from chorus_client.pool import Pool
 from chorus_proto.clock import SystemClock
 from chorus_proto.ids import InstanceId, NodeId, new_instance_id, new_node_id
@@ -39,7 +39,9 @@ class InProcessAgent:
         self.agent = Agent(
             identity, STRONG, self.pool, clock, readings=LiveReader(STRONG), fenced=lambda: self.link.fenced
         )
-        self.link = AgentLink(address, self.agent, clock, connect_within_s=2, reconnect_max_s=0.2, fence_after_s=30)
+        self.link = CoordinatorLink(
+            address, self.agent, clock, connect_within_s=2, reconnect_max_s=0.2, fence_after_s=30
+        )
         self.task: asyncio.Task[None] | None = None
 
     def _tell(self, report: ReplicaReport) -> None:
