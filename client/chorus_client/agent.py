@@ -117,6 +117,7 @@ class Agent:
 
     def linked(self, uplink: Uplink, welcome: Welcome) -> None:
         log.info("linked as %s, coordinator %s, epoch %d", self._identity.name, welcome.version, welcome.epoch)
+        log.info("this PC is to hold %s: %s", welcome.assigned_model or "no model", welcome.assignment_reason)
         self._uplink = uplink
         # What changed while the Hello was on its way had no link to be told on.
         uplink.inventory(self._models)

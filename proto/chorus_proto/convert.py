@@ -276,6 +276,8 @@ def welcome_message(welcome: Welcome) -> node_pb2.Welcome:
         heartbeat_ms=round(welcome.heartbeat_s * 1000),
         version=welcome.version,
         features=list(welcome.features),
+        assigned_model=welcome.assigned_model or "",
+        assignment_reason=welcome.assignment_reason,
     )
 
 
@@ -287,6 +289,8 @@ def of_welcome(message: node_pb2.Welcome) -> Welcome:
         heartbeat_s=message.heartbeat_ms / 1000,
         version=message.version,
         features=tuple(message.features),
+        assigned_model=ModelName(message.assigned_model) if message.assigned_model else None,
+        assignment_reason=message.assignment_reason,
     )
 
 

@@ -235,6 +235,8 @@ class Welcome(_message.Message):
     HEARTBEAT_MS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    ASSIGNED_MODEL_FIELD_NUMBER: _builtins.int
+    ASSIGNMENT_REASON_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """the one spoken on this link"""
     epoch: _builtins.int
@@ -243,6 +245,9 @@ class Welcome(_message.Message):
     """without a renewal for this long the agent stops accepting work"""
     heartbeat_ms: _builtins.int
     version: _builtins.str
+    assigned_model: _builtins.str
+    """what this node is to hold, "" for nothing; a LoadModel follows"""
+    assignment_reason: _builtins.str
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -254,10 +259,12 @@ class Welcome(_message.Message):
         heartbeat_ms: _builtins.int = ...,
         version: _builtins.str = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
+        assigned_model: _builtins.str = ...,
+        assignment_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "features", b"features", "heartbeat_ms", b"heartbeat_ms", "lease_ms", b"lease_ms", "protocol", b"protocol", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_model", b"assigned_model", "assignment_reason", b"assignment_reason", "epoch", b"epoch", "features", b"features", "heartbeat_ms", b"heartbeat_ms", "lease_ms", b"lease_ms", "protocol", b"protocol", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

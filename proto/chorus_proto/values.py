@@ -224,6 +224,8 @@ class Welcome:
     heartbeat_s: float
     version: str
     features: tuple[str, ...] = ()
+    assigned_model: ModelName | None = None
+    assignment_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

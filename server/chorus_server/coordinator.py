@@ -121,6 +121,8 @@ class Coordinator:
             lease_s=self._settings.dead_after_s,
             heartbeat_s=self._settings.heartbeat_s,
             version=__version__,
+            assigned_model=record.assigned,
+            assignment_reason=record.assignment_reason,
         )
 
     def heartbeat(self, record: NodeRecord, beat: Heartbeat) -> None:

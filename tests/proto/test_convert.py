@@ -131,7 +131,9 @@ def test_an_introduction_survives_the_wire_with_unknown_staying_unknown() -> Non
 def test_heartbeat_welcome_and_replica_survive_the_wire() -> None:
     beat = Heartbeat(sequence=3, uptime_s=1.5, ram_available_bytes=0, gpu_free_bytes=(1, 2), cpu_percent=None)
     assert of_heartbeat(heartbeat_message(beat)) == beat
-    welcome = Welcome(protocol=1, epoch=7, lease_s=10, heartbeat_s=1, version="1", features=("a",))
+    welcome = Welcome(
+        protocol=1, epoch=7, lease_s=10, heartbeat_s=1, version="1", features=("a",), assigned_model=FILE.name
+    )
     assert of_welcome(welcome_message(welcome)) == welcome
     assert of_replica(replica_message(REPORT)) == REPORT
 
