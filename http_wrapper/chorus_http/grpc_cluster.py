@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from itertools import count
 from typing import TypeVar
 
@@ -19,13 +20,9 @@ from chorus_proto.channel import DIALER_OPTIONS, ERROR_CODE_KEY, GENERATION_LIMI
 from chorus_proto.cluster import (
     Ask,
     AskEvent,
-    AskFinished,
     Call,
     CallEvent,
-    CallFinished,
-    CallOutput,
     MemberAnswer,
-    MemberDelta,
 )
 from chorus_proto.convert import of_failure
 from chorus_proto.convert_calls import ask_message, of_ask_frame, of_call_frame, submit_message
@@ -135,34 +132,29 @@ class GrpcCluster:
     async def submit(self, call: Call) -> AsyncGenerator[CallEvent, None]:
         """See `Cluster.submit`."""
         frame = coordinator_pb2.CallerFrame(call_id=next(self._call_ids), submit=submit_message(call, WINDOW_BYTES))
-        stream, replies = self._open(frame, len(call.generation))
-        receipts = Receipts(WINDOW_BYTES)
-        try:
-            while True:
-                read_bytes = 0
-                for reply in await replies.take():
-                    if reply.HasField("failed"):
-                        stream.ended(frame.call_id)
-                        raise of_failure(reply.failed)
-                    event = of_call_frame(reply)
-                    if event is None:
-                        continue
-                    if isinstance(event, CallFinished):
-                        stream.ended(frame.call_id)
-                        yield event
-                        return
-                    if isinstance(event, CallOutput):
-                        read_bytes += len(event.payload)
+        async with aclosing(self._replies(frame, len(call.generation))) as replies:
+            async for reply in replies:
+                event = of_call_frame(reply)
+                if event is not None:
                     yield event
-                self._credit(stream, frame.call_id, receipts.read(read_bytes))
-        finally:
-            stream.close_call(frame.call_id)
 
     async def ask(self, ask: Ask) -> AsyncGenerator[AskEvent, None]:
         """See `Cluster.ask`."""
         members: list[MemberAnswer] = []
         frame = coordinator_pb2.CallerFrame(call_id=next(self._call_ids), ask=ask_message(ask, WINDOW_BYTES))
-        stream, replies = self._open(frame, len(ask.generation))
+        async with aclosing(self._replies(frame, len(ask.generation))) as replies:
+            async for reply in replies:
+                event = of_ask_frame(reply, members)
+                if isinstance(event, MemberAnswer):
+                    members.append(event)
+                if event is not None:
+                    yield event
+
+    async def _replies(
+        self, frame: coordinator_pb2.CallerFrame, payload_bytes: int
+    ) -> AsyncGenerator[coordinator_pb2.ReplyFrame, None]:
+        """Open one call; its frames up to the one that ends it. Closing early cancels it. Raises ClusterError."""
+        stream, replies = self._open(frame, payload_bytes)
         receipts = Receipts(WINDOW_BYTES)
         try:
             while True:
@@ -171,18 +163,12 @@ class GrpcCluster:
                     if reply.HasField("failed"):
                         stream.ended(frame.call_id)
                         raise of_failure(reply.failed)
-                    event = of_ask_frame(reply, members)
-                    if event is None:
-                        continue
-                    if isinstance(event, AskFinished):
+                    if reply.HasField("finished") or reply.HasField("ask_finished"):
                         stream.ended(frame.call_id)
-                        yield event
+                        yield reply
                         return
-                    if isinstance(event, MemberDelta):
-                        read_bytes += len(event.text)
-                    elif isinstance(event, MemberAnswer):
-                        members.append(event)
-                    yield event
+                    read_bytes += len(reply.output.payload) + len(reply.member_delta.text)
+                    yield reply
                 self._credit(stream, frame.call_id, receipts.read(read_bytes))
         finally:
             stream.close_call(frame.call_id)
