@@ -1,0 +1,1 @@
+"""Thoughts apart from the answer: pure incremental splitters over the text that a model writes."""
