@@ -637,6 +637,7 @@ class Node(_message.Message):
     ENGINES_FIELD_NUMBER: _builtins.int
     RAM_AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
     CPU_PERCENT_FIELD_NUMBER: _builtins.int
+    FOOTPRINTS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     name: _builtins.str
     address: _builtins.str
@@ -662,6 +663,8 @@ class Node(_message.Message):
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]: ...
     @_builtins.property
     def engines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def footprints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Footprint]: ...
     def __init__(
         self,
         *,
@@ -684,10 +687,11 @@ class Node(_message.Message):
         engines: _abc.Iterable[_builtins.str] | None = ...,
         ram_available_bytes: _builtins.int | None = ...,
         cpu_percent: _builtins.float | None = ...,
+        footprints: _abc.Iterable[Global___Footprint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent", "_ram_available_bytes", b"_ram_available_bytes", "cpu_percent", b"cpu_percent", "hardware", b"hardware", "ram_available_bytes", b"ram_available_bytes", "score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent", "_ram_available_bytes", b"_ram_available_bytes", "address", b"address", "assigned_model", b"assigned_model", "assignment_reason", b"assignment_reason", "client_id", b"client_id", "cpu_percent", b"cpu_percent", "engines", b"engines", "hardware", b"hardware", "heartbeat_age_s", b"heartbeat_age_s", "models", b"models", "name", b"name", "node_id", b"node_id", "ram_available_bytes", b"ram_available_bytes", "replicas", b"replicas", "running", b"running", "score", b"score", "state", b"state", "tokens_total", b"tokens_total", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent", "_ram_available_bytes", b"_ram_available_bytes", "address", b"address", "assigned_model", b"assigned_model", "assignment_reason", b"assignment_reason", "client_id", b"client_id", "cpu_percent", b"cpu_percent", "engines", b"engines", "footprints", b"footprints", "hardware", b"hardware", "heartbeat_age_s", b"heartbeat_age_s", "models", b"models", "name", b"name", "node_id", b"node_id", "ram_available_bytes", b"ram_available_bytes", "replicas", b"replicas", "running", b"running", "score", b"score", "state", b"state", "tokens_total", b"tokens_total", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cpu_percent: _TypeAlias = _typing.Literal["cpu_percent"]  # noqa: Y015
     _WhichOneofArgType__cpu_percent: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent"]  # noqa: Y015
@@ -699,6 +703,72 @@ class Node(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ram_available_bytes) -> _WhichOneofReturnType__ram_available_bytes | None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class Footprint(_message.Message):
+    """What the last load of one model on one node took, whether it is loaded now or not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    PREDICTED_BYTES_FIELD_NUMBER: _builtins.int
+    EXPECTED_BYTES_FIELD_NUMBER: _builtins.int
+    RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
+    LOAD_S_FIELD_NUMBER: _builtins.int
+    ARITHMETIC_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    engine: _builtins.str
+    """EngineKind"""
+    context_tokens: _builtins.int
+    """per slot"""
+    slots: _builtins.int
+    predicted_bytes: _builtins.int
+    """from the file's header alone"""
+    expected_bytes: _builtins.int
+    """predicted_bytes, corrected by what earlier loads measured"""
+    resident_bytes: _builtins.int
+    """measured"""
+    load_s: _builtins.float
+    arithmetic: _builtins.str
+    """pre-flight's sum, for people"""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        engine: _builtins.str = ...,
+        context_tokens: _builtins.int = ...,
+        slots: _builtins.int = ...,
+        predicted_bytes: _builtins.int | None = ...,
+        expected_bytes: _builtins.int | None = ...,
+        resident_bytes: _builtins.int | None = ...,
+        load_s: _builtins.float | None = ...,
+        arithmetic: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_bytes", b"_expected_bytes", "_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_resident_bytes", b"_resident_bytes", "expected_bytes", b"expected_bytes", "load_s", b"load_s", "predicted_bytes", b"predicted_bytes", "resident_bytes", b"resident_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_bytes", b"_expected_bytes", "_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_resident_bytes", b"_resident_bytes", "arithmetic", b"arithmetic", "context_tokens", b"context_tokens", "engine", b"engine", "expected_bytes", b"expected_bytes", "load_s", b"load_s", "model", b"model", "predicted_bytes", b"predicted_bytes", "resident_bytes", b"resident_bytes", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_bytes: _TypeAlias = _typing.Literal["expected_bytes"]  # noqa: Y015
+    _WhichOneofArgType__expected_bytes: _TypeAlias = _typing.Literal["_expected_bytes", b"_expected_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__load_s: _TypeAlias = _typing.Literal["load_s"]  # noqa: Y015
+    _WhichOneofArgType__load_s: _TypeAlias = _typing.Literal["_load_s", b"_load_s"]  # noqa: Y015
+    _WhichOneofReturnType__predicted_bytes: _TypeAlias = _typing.Literal["predicted_bytes"]  # noqa: Y015
+    _WhichOneofArgType__predicted_bytes: _TypeAlias = _typing.Literal["_predicted_bytes", b"_predicted_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__resident_bytes: _TypeAlias = _typing.Literal["resident_bytes"]  # noqa: Y015
+    _WhichOneofArgType__resident_bytes: _TypeAlias = _typing.Literal["_resident_bytes", b"_resident_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_bytes) -> _WhichOneofReturnType__expected_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__load_s) -> _WhichOneofReturnType__load_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__predicted_bytes) -> _WhichOneofReturnType__predicted_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resident_bytes) -> _WhichOneofReturnType__resident_bytes | None: ...
+
+Global___Footprint: _TypeAlias = Footprint  # noqa: Y015
 
 @_typing.final
 class ModelSummary(_message.Message):

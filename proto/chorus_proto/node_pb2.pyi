@@ -360,6 +360,11 @@ class ReplicaReport(_message.Message):
     PREDICTED_BYTES_FIELD_NUMBER: _builtins.int
     FAILURE_CODE_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
+    KEEP_ALIVE_S_FIELD_NUMBER: _builtins.int
+    EVICTED_FOR_FIELD_NUMBER: _builtins.int
+    EXPECTED_BYTES_FIELD_NUMBER: _builtins.int
+    ARITHMETIC_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     state: _common_pb2.ReplicaState.ValueType
     slots: _builtins.int
@@ -379,6 +384,16 @@ class ReplicaReport(_message.Message):
     """ErrorCode when `state` is FAILED"""
     kept: _builtins.bool
     """the PC's owner wants it loaded: never unload it"""
+    keep_alive_s: _builtins.float
+    """loaded on demand: the agent frees it after so long without a use"""
+    evicted_for: _builtins.str
+    """GONE: the model that needed the memory"""
+    expected_bytes: _builtins.int
+    """predicted_bytes, corrected by what earlier loads measured"""
+    arithmetic: _builtins.str
+    """pre-flight's sum, for people"""
+    restarts: _builtins.int
+    """of its engine, since it last ran well"""
     def __init__(
         self,
         *,
@@ -394,11 +409,20 @@ class ReplicaReport(_message.Message):
         predicted_bytes: _builtins.int | None = ...,
         failure_code: _builtins.str = ...,
         kept: _builtins.bool = ...,
+        keep_alive_s: _builtins.float | None = ...,
+        evicted_for: _builtins.str = ...,
+        expected_bytes: _builtins.int | None = ...,
+        arithmetic: _builtins.str = ...,
+        restarts: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "load_s", b"load_s", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_bytes", b"_expected_bytes", "_keep_alive_s", b"_keep_alive_s", "_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "expected_bytes", b"expected_bytes", "keep_alive_s", b"keep_alive_s", "load_s", b"load_s", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "context_tokens", b"context_tokens", "detail", b"detail", "engine", b"engine", "failure_code", b"failure_code", "kept", b"kept", "load_s", b"load_s", "model", b"model", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes", "slots", b"slots", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_bytes", b"_expected_bytes", "_keep_alive_s", b"_keep_alive_s", "_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "arithmetic", b"arithmetic", "context_tokens", b"context_tokens", "detail", b"detail", "engine", b"engine", "evicted_for", b"evicted_for", "expected_bytes", b"expected_bytes", "failure_code", b"failure_code", "keep_alive_s", b"keep_alive_s", "kept", b"kept", "load_s", b"load_s", "model", b"model", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes", "restarts", b"restarts", "slots", b"slots", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_bytes: _TypeAlias = _typing.Literal["expected_bytes"]  # noqa: Y015
+    _WhichOneofArgType__expected_bytes: _TypeAlias = _typing.Literal["_expected_bytes", b"_expected_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__keep_alive_s: _TypeAlias = _typing.Literal["keep_alive_s"]  # noqa: Y015
+    _WhichOneofArgType__keep_alive_s: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s"]  # noqa: Y015
     _WhichOneofReturnType__load_s: _TypeAlias = _typing.Literal["load_s"]  # noqa: Y015
     _WhichOneofArgType__load_s: _TypeAlias = _typing.Literal["_load_s", b"_load_s"]  # noqa: Y015
     _WhichOneofReturnType__predicted_bytes: _TypeAlias = _typing.Literal["predicted_bytes"]  # noqa: Y015
@@ -407,6 +431,10 @@ class ReplicaReport(_message.Message):
     _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015
     _WhichOneofReturnType__resident_bytes: _TypeAlias = _typing.Literal["resident_bytes"]  # noqa: Y015
     _WhichOneofArgType__resident_bytes: _TypeAlias = _typing.Literal["_resident_bytes", b"_resident_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_bytes) -> _WhichOneofReturnType__expected_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_alive_s) -> _WhichOneofReturnType__keep_alive_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__load_s) -> _WhichOneofReturnType__load_s | None: ...
     @_typing.overload
@@ -447,23 +475,33 @@ class LoadModel(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    KEEP_ALIVE_S_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     slots: _builtins.int
     """0: the agent's own default"""
     context_tokens: _builtins.int
     """per slot; 0: the agent's own default"""
+    keep_alive_s: _builtins.float
+    """free it after so long without a use; absent: it stays"""
+    retry: _builtins.bool
+    """somebody asked for another try: forget crashes and refusals"""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         slots: _builtins.int = ...,
         context_tokens: _builtins.int = ...,
+        keep_alive_s: _builtins.float | None = ...,
+        retry: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "keep_alive_s", b"keep_alive_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "model", b"model", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "context_tokens", b"context_tokens", "keep_alive_s", b"keep_alive_s", "model", b"model", "retry", b"retry", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__keep_alive_s: _TypeAlias = _typing.Literal["keep_alive_s"]  # noqa: Y015
+    _WhichOneofArgType__keep_alive_s: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_alive_s) -> _WhichOneofReturnType__keep_alive_s | None: ...
 
 Global___LoadModel: _TypeAlias = LoadModel  # noqa: Y015
 
