@@ -74,6 +74,11 @@ class SafetensorsModel:
         return self.files.file_bytes
 
 
+def knows(model_type: str) -> bool:
+    """Whether the shape of this `model_type` can be read here."""
+    return model_type in _FAMILIES
+
+
 def read_model(folder: Path) -> SafetensorsModel:
     """Check a model folder: configuration, weights, and that they belong together. Raises LoadFailed."""
     config = _read_config(folder / CONFIG_FILE)

@@ -1,0 +1,82 @@
+"""What callers may ask of the model server: OpenAI's fields, checked as everywhere in Chorus, and seed 004's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from chorus_client.thinking.harmony_prompt import Effort, effort_named
+from chorus_client.thinking.splitter import Channel
+from chorus_proto.dialects.fields import read_fields
+from chorus_proto.dialects.openai_request import ParsedRequest, parse_chat, parse_completion
+from chorus_proto.dialects.strict_json import load_object
+from chorus_proto.errors import InvalidRequest
+
+_Instructions: TypeAlias = Annotated[str, msgspec.Meta(max_length=1 << 20)]
+
+
+class _Own(msgspec.Struct, kw_only=True):
+    """Fields beside OpenAI's; `reasoning_effort` is OpenAI's name for `reasoning`."""
+
+    separate_thinking: bool | None = None
+    reasoning: str | None = None
+    reasoning_effort: str | None = None
+    include_channels: Annotated[list[Channel], msgspec.Meta(max_length=8)] | None = None
+    developer_instructions: _Instructions | None = None
+    ignore_eos: bool | None = None
+    return_progress: bool | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One checked request. `channels`: those to show besides the answer; None when nobody asked for them by name."""
+
+    parsed: ParsedRequest
+    chat: bool
+    top_k: int | None
+    reasoning: Effort | None
+    developer_instructions: str | None
+    separate_thinking: bool | None
+    channels: tuple[Channel, ...] | None
+    ignore_end: bool
+    return_progress: bool
+
+
+def read_request(raw: bytes, *, chat: bool) -> Asked:
+    """A body of /v1/chat/completions or /v1/completions.
+
+    Raises InvalidJson, InvalidRequest, UnknownParameter or UnsupportedParameter; `param` names the field.
+    """
+    body = load_object(raw, int64_names=("seed",))
+    own = read_fields({name: body.pop(name) for name in _Own.__struct_fields__ if name in body}, _Own, refused={})
+    parsed = (parse_chat if chat else parse_completion)(msgspec.json.encode(body))
+    if not chat:
+        _refuse_chat_fields(own)
+    field = "reasoning" if own.reasoning is not None else "reasoning_effort"
+    effort = own.reasoning or own.reasoning_effort
+    return Asked(
+        parsed=parsed,
+        chat=chat,
+        top_k=own.top_k,
+        reasoning=None if effort in (None, "none") else effort_named(effort, param=field),
+        developer_instructions=own.developer_instructions,
+        separate_thinking=own.separate_thinking,
+        channels=_channels(own),
+        ignore_end=bool(own.ignore_eos) or parsed.generation.ignore_end,
+        return_progress=bool(own.return_progress),
+    )
+
+
+def _channels(own: _Own) -> tuple[Channel, ...] | None:
+    if own.include_channels is not None:
+        return tuple(dict.fromkeys(own.include_channels))
+    return tuple(Channel) if own.separate_thinking else None
+
+
+def _refuse_chat_fields(own: _Own) -> None:
+    for name in ("separate_thinking", "reasoning", "reasoning_effort", "include_channels", "developer_instructions"):
+        if getattr(own, name):
+            raise InvalidRequest(f"'{name}' works for /v1/chat/completions only.", param=name)
