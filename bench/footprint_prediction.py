@@ -15,7 +15,7 @@ import psutil
 
 from bench.load import percentile
 from bench.processes import engine
-from chorus_client.footprint import footprint_bytes
+from chorus_client.footprint import footprint
 from chorus_proto import catalogue
 from chorus_proto.catalogue import CatalogueEntry
 from chorus_proto.sizing import DeviceKind, LoadShape, estimate
@@ -57,10 +57,10 @@ def measured_bytes(entry: CatalogueEntry, context_tokens: int, slots: int) -> in
         arguments.append("--embedding")
     with engine("chorus_client.llama_cpp_server", [*arguments, "--threads", "1"]) as url:
         asyncio.run(warm_up(url, entry, context_tokens, slots))
-        found = footprint_bytes(psutil.Process().children(recursive=True))
+        found = footprint(psutil.Process().children(recursive=True))
     if found is None:
         raise SystemExit("the engine ended by itself")
-    return found
+    return found.total_bytes
 
 
 def main() -> None:

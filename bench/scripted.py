@@ -21,7 +21,7 @@ REPEATS = 5
 async def main() -> None:
     engine = ScriptedEngine(context_tokens=100_000)
     (file,) = await engine.inventory()
-    model = await engine.load(file, LoadOptions(slots=1), lambda _progress, _detail: None)
+    model = await engine.load(file, LoadOptions(slots=1), lambda _progress: None)
     try:
         rates: list[float] = []
         for turn in range(REPEATS):

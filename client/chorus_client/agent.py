@@ -23,13 +23,14 @@ from chorus_proto.errors import (
     ClusterError,
     DeadlineExceeded,
     EngineFailed,
+    ErrorCode,
     InternalError,
     InvalidRequest,
     NodeLost,
     Unsupported,
 )
 from chorus_proto.frames import StreamClosed, Window
-from chorus_proto.generation import Done, Generation
+from chorus_proto.generation import Done, Generation, Prefilled
 from chorus_proto.ids import InstanceId, ModelName, NodeId
 from chorus_proto.values import (
     EngineKind,
@@ -91,6 +92,7 @@ class Agent:
         self._began_s = clock.monotonic_s()
         self._tokens_total = 0
         self._introduced: set[ModelName] = set()
+        self._looking: asyncio.Task[None] | None = None
 
     async def prepare(self, engines: tuple[EngineKind, ...]) -> None:
         """Look what can be loaded here; before the first link."""
@@ -149,6 +151,9 @@ class Agent:
         """The pool tells; without a link the next Hello says it."""
         if self._uplink is not None:
             self._uplink.replica(report)
+        if report.failure_code == ErrorCode.MODEL_DAMAGED:
+            # The inventory leaves it out from now on.
+            self._looking = asyncio.create_task(self.inventory_changed(), name="inventory")
 
     async def inventory_changed(self) -> None:
         """Look again what can be loaded here, and tell the coordinator."""
@@ -160,6 +165,8 @@ class Agent:
         self._pool.load(
             order.model,
             LoadOptions(slots=order.slots, context_tokens=order.context_tokens),
+            keep_alive_s=order.keep_alive_s,
+            retry=order.retry,
         )
 
     def unload(self, order: UnloadOrder) -> None:
@@ -213,8 +220,8 @@ class Agent:
         began_s = self._clock.monotonic_s()
         first_s: float | None = None
         generation, render = _read(order)
-        with self._pool.acquire(order.model) as loaded:
-            async with aclosing(loaded.generate(generation)) as pieces:
+        with self._pool.acquire(order.model) as hold:
+            async with aclosing(hold.generate(generation)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Done):
                         now_s = self._clock.monotonic_s()
@@ -237,6 +244,8 @@ class Agent:
                             tail,
                         )
                         return
+                    if isinstance(piece, Prefilled):
+                        continue
                     first = first_s is None
                     if first_s is None:
                         first_s = self._clock.monotonic_s()
@@ -250,6 +259,8 @@ class Agent:
 
     async def aclose(self) -> None:
         tasks = [execution.task for execution in self._executions.values()]
+        if self._looking is not None:
+            tasks.append(self._looking)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 
@@ -20,14 +20,16 @@ from chorus_client.engines.remote import RemoteEngine
 from chorus_client.engines.scripted import ScriptedEngine
 from chorus_client.engines.served_process import ServeLimits
 from chorus_client.hardware import LiveReader, probe, read_hardware_file
+from chorus_client.integrity import Integrity
 from chorus_client.inventory import Inventory
-from chorus_client.limits import http_limits, ollama_limits, serve_limits
+from chorus_client.limits import http_limits, ollama_limits, pool_rules, restart_rules, serve_limits
 from chorus_client.link import CoordinatorLink
 from chorus_client.local_servers.adopt import adopt_running
 from chorus_client.local_servers.engine import LocalServersEngine
-from chorus_client.local_servers.supervisor import SupervisorLimits
+from chorus_client.local_servers.kept_server import KeepLimits
 from chorus_client.memory_gate import MemoryGate
 from chorus_client.microbench import BENCH_MODEL, measured
+from chorus_client.model_options import ModelOptions, read_model_options
 from chorus_client.pool import Pool
 from chorus_client.preflight import Reserve
 from chorus_client.settings import AgentSettings
@@ -62,8 +64,10 @@ async def run_agent(settings: AgentSettings, stop: asyncio.Event, clock: Clock) 
 
 
 async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.Event, clock: Clock) -> None:
-    inventory = Inventory(settings.models_dirs, folder)
-    engines = build_engines(settings, inventory, clock)
+    integrity = Integrity(folder, clock=clock, verify_every_s=settings.verify_digest_every_h * 3600)
+    inventory = Inventory(settings.models_dirs, folder, integrity=integrity)
+    model_options = read_model_options(settings.models_file)
+    engines = build_engines(settings, inventory, clock, model_options)
     try:
         await inventory.refresh()
         hardware = await _hardware(settings, folder, inventory)
@@ -76,8 +80,16 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
 
         readings = LiveReader(hardware)
         reserve = Reserve(least_bytes=settings.reserve_bytes, share=settings.reserve_share)
-        gate = MemoryGate(hardware, readings, device_kind(hardware, settings), folder, reserve=reserve)
-        pool = Pool(engines, clock, tell, gate)
+        gate = MemoryGate(
+            hardware,
+            readings,
+            device_kind(hardware, settings),
+            folder,
+            reserve=reserve,
+            freed_within_s=settings.freed_within_s,
+            options=model_options,
+        )
+        pool = Pool(engines, clock, tell, gate, rules=pool_rules(settings), options=model_options)
         agent = Agent(identity, hardware, pool, clock, readings=readings, fenced=lambda: link.fenced)
         telling.append(agent.replica_changed)
         link = CoordinatorLink(
@@ -89,7 +101,11 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
             fence_after_s=settings.fence_after_s,
         )
         await agent.prepare(tuple(engines))
-        beside = [asyncio.create_task(_digest(inventory, agent), name="digest")]
+        pool.preload()
+        beside = [
+            asyncio.create_task(_digest(inventory, agent), name="digest"),
+            asyncio.create_task(pool.run(), name="pool"),
+        ]
         local = engines.get(EngineKind.LOCAL_SERVERS)
         if isinstance(local, LocalServersEngine):
             adopting = adopt_running(local, pool, every_s=settings.probe_every_s)
@@ -153,7 +169,12 @@ def node_id(folder: Path) -> NodeId:
         raise SettingsError(f"{path} is damaged; delete it and this PC joins as a new node") from None
 
 
-def build_engines(settings: AgentSettings, inventory: Inventory, clock: Clock) -> dict[EngineKind, Engine]:
+def build_engines(
+    settings: AgentSettings,
+    inventory: Inventory,
+    clock: Clock,
+    model_options: Mapping[ModelName, ModelOptions] | None = None,
+) -> dict[EngineKind, Engine]:
     """The engines named in the settings. Raises SettingsError for a setting that one of them lacks."""
     engines: dict[EngineKind, Engine] = {}
     if settings.servers_file is not None:
@@ -164,7 +185,7 @@ def build_engines(settings: AgentSettings, inventory: Inventory, clock: Clock) -
             kind=EngineKind.LOCAL_SERVERS,
             models_dirs=settings.models_dirs,
             default_model=LOCAL_DEFAULT,
-            limits=SupervisorLimits(serve=serve_limits(settings)),
+            limits=KeepLimits(serve=serve_limits(settings), restarts=restart_rules(settings)),
         )
     for kind in settings.engines:
         if kind is EngineKind.LLAMA_SERVER:
@@ -173,6 +194,8 @@ def build_engines(settings: AgentSettings, inventory: Inventory, clock: Clock) -
                 llama_server_path=settings.llama_server_path,
                 threads=settings.threads or None,
                 gpu_layers=settings.gpu_layers,
+                model_options=model_options,
+                checked=inventory.checked,
                 limits=serve_limits(settings),
             )
         elif kind is EngineKind.OLLAMA:
@@ -220,7 +243,7 @@ class _Bench:
     """The benchmark's model in an engine of its own, with one thread; loaded only if something must be measured."""
 
     def __init__(self, inventory: Inventory, limits: ServeLimits) -> None:
-        self._engine = LlamaServerEngine(inventory, threads=1, limits=limits)
+        self._engine = LlamaServerEngine(inventory, threads=1, checked=inventory.checked, limits=limits)
         self._loaded: LoadedModel | None = None
 
     async def generate(self, generation: Generation) -> Done:
@@ -230,7 +253,7 @@ class _Bench:
             if file is None:
                 raise LoadFailed(f"the bundled model {BENCH_MODEL} is missing")
             options = LoadOptions(slots=1, context_tokens=1024)
-            self._loaded = await self._engine.load(file, options, lambda _progress, _detail: None)
+            self._loaded = await self._engine.load(file, options, lambda _progress: None)
         async with aclosing(self._loaded.generate(generation)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Done):

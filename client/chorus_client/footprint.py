@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -16,25 +17,43 @@ import psutil
 MODEL_SUFFIXES = (".gguf", ".safetensors")
 
 
-def footprint_bytes(processes: Iterable[psutil.Process]) -> int | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resident:
+    """A footprint. `mapped_bytes`: the part of it that is pages of model files. The kernel counts them as available,
+    since it could read them again, but whoever computes with them needs them. 0 where it cannot be told."""
+
+    total_bytes: int
+    mapped_bytes: int = 0
+
+    def __add__(self, other: Resident) -> Resident:
+        return Resident(
+            total_bytes=self.total_bytes + other.total_bytes, mapped_bytes=self.mapped_bytes + other.mapped_bytes
+        )
+
+
+def footprint(processes: Iterable[psutil.Process]) -> Resident | None:
     """Footprint of several processes together; None when all are gone. Blocks for some milliseconds."""
-    total = 0
+    total = Resident(total_bytes=0)
     for process in processes:
         with contextlib.suppress(psutil.Error, OSError):
             smaps = Path(f"/proc/{process.pid}/smaps")
-            total += of_smaps(smaps.read_text(errors="replace")) if smaps.exists() else process.memory_info().rss
-    return total or None
+            if smaps.exists():
+                total += of_smaps(smaps.read_text(errors="replace"))
+            else:
+                total += Resident(total_bytes=process.memory_info().rss)
+    return total if total.total_bytes else None
 
 
-def of_smaps(text: str) -> int:
+def of_smaps(text: str) -> Resident:
     """The footprint in the kernel's account of one process (proc(5), `smaps`; values are in kB)."""
-    total_kb = 0
+    total_kb = mapped_kb = 0
     is_model = False
     for line in text.splitlines():
         name, _, value = line.partition(":")
         if name == ("Rss" if is_model else "Anonymous"):
             total_kb += int(value.split()[0])
+            mapped_kb += int(value.split()[0]) if is_model else 0
         elif " " in name:
             # A mapping's first line: `55d0…-55d1… r--p 00000000 fd:00 1234   /path`.
             is_model = line.rstrip().endswith(MODEL_SUFFIXES)
-    return total_kb * 1024
+    return Resident(total_bytes=total_kb * 1024, mapped_bytes=mapped_kb * 1024)

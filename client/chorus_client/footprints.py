@@ -7,12 +7,13 @@ for memory is not tried again until clearly more is free than then.
 from __future__ import annotations
 
 import logging
-import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from chorus_proto.files import write_atomically
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind
 
@@ -33,12 +34,13 @@ _CLEARLY_MORE = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadKey:
-    """One way of loading one model."""
+    """One way of loading one model. `params`: the engine parameters beside these, as one text."""
 
     model: ModelName
     engine: EngineKind
     context_tokens: int
     slots: int
+    params: str = ""
 
 
 class _Load(msgspec.Struct, kw_only=True):
@@ -51,6 +53,11 @@ class _Load(msgspec.Struct, kw_only=True):
     predicted_bytes: int
     measured_bytes: list[int]
     correction: float
+    params: str = ""
+
+    @property
+    def way(self) -> tuple[str, str, int, int, str]:
+        return (self.model, self.engine, self.context_tokens, self.slots, self.params)
 
 
 class _Refusal(msgspec.Struct, kw_only=True):
@@ -78,9 +85,11 @@ class Footprint:
 
 
 class Footprints:
-    """The memory of earlier loads. Every change is written at once; reading and writing block for some milliseconds."""
+    """The memory of earlier loads. Every change is written at once, which blocks for some milliseconds; threads may
+    share it."""
 
     def __init__(self, state_dir: Path) -> None:
+        self._changing = threading.Lock()
         self._path = state_dir / FILE_NAME
         self._kept = _read(self._path)
 
@@ -89,28 +98,30 @@ class Footprints:
 
         Call it once after the load and again when it grew. It lifts refusals of sizes up to this one.
         """
-        if predicted_bytes <= 0 or measured_bytes <= 0:
-            return
+        if predicted_bytes > 0 and measured_bytes > 0:
+            with self._changing:
+                self._record(key, predicted_bytes, measured_bytes)
+
+    def _record(self, key: LoadKey, predicted_bytes: int, measured_bytes: int) -> None:
         ratio = _bounded(measured_bytes / predicted_bytes)
         known = self._find(key)
         if known is None:
             correction, measured = ratio, [measured_bytes]
         else:
-            self._kept.loads.remove(known)
             correction = (1 - _NEWEST_WEIGHT) * known.correction + _NEWEST_WEIGHT * ratio
             measured = [*known.measured_bytes, measured_bytes][-_KEPT_MEASURED:]
-        self._kept.loads.append(
-            _Load(
-                model=key.model,
-                engine=key.engine.value,
-                context_tokens=key.context_tokens,
-                slots=key.slots,
-                predicted_bytes=predicted_bytes,
-                measured_bytes=measured,
-                correction=correction,
-            )
+        fresh = _Load(
+            model=key.model,
+            engine=key.engine.value,
+            context_tokens=key.context_tokens,
+            slots=key.slots,
+            predicted_bytes=predicted_bytes,
+            measured_bytes=measured,
+            correction=correction,
+            params=key.params,
         )
-        del self._kept.loads[:-_MOST_LOADS]
+        # A new list: readers on other threads see the old one or this one.
+        self._kept.loads = [*(one for one in self._kept.loads if one is not known), fresh][-_MOST_LOADS:]
         self._kept.refusals = [
             one
             for one in self._kept.refusals
@@ -136,11 +147,12 @@ class Footprints:
 
     def refuse(self, key: LoadKey, *, predicted_bytes: int, free_bytes: int) -> None:
         """A load predicted at `predicted_bytes` failed for memory while `free_bytes` were free."""
-        self._kept.refusals.append(
-            _Refusal(model=key.model, engine=key.engine.value, predicted_bytes=predicted_bytes, free_bytes=free_bytes)
+        fresh = _Refusal(
+            model=key.model, engine=key.engine.value, predicted_bytes=predicted_bytes, free_bytes=free_bytes
         )
-        del self._kept.refusals[:-_MOST_REFUSALS]
-        self._write()
+        with self._changing:
+            self._kept.refusals = [*self._kept.refusals, fresh][-_MOST_REFUSALS:]
+            self._write()
 
     def refused(self, key: LoadKey, *, predicted_bytes: int, free_bytes: int) -> int | None:
         """Bytes that must be free before this may be tried again, or None when nothing speaks against it."""
@@ -154,8 +166,9 @@ class Footprints:
 
     def allow(self, model: ModelName) -> None:
         """Forget the refusals of `model`: somebody asked for another try."""
-        self._kept.refusals = [one for one in self._kept.refusals if one.model != model]
-        self._write()
+        with self._changing:
+            self._kept.refusals = [one for one in self._kept.refusals if one.model != model]
+            self._write()
 
     def known(self) -> tuple[Footprint, ...]:
         """Everything measured so far, the oldest first. Loads of engines that this version lacks are left out."""
@@ -167,6 +180,7 @@ class Footprints:
                     engine=kinds[one.engine],
                     context_tokens=one.context_tokens,
                     slots=one.slots,
+                    params=one.params,
                 ),
                 predicted_bytes=one.predicted_bytes,
                 measured_bytes=one.measured_bytes[-1],
@@ -177,17 +191,13 @@ class Footprints:
         )
 
     def _find(self, key: LoadKey) -> _Load | None:
-        wanted = (key.model, key.engine.value, key.context_tokens, key.slots)
-        return next(
-            (one for one in self._kept.loads if (one.model, one.engine, one.context_tokens, one.slots) == wanted), None
-        )
+        wanted = (key.model, key.engine.value, key.context_tokens, key.slots, key.params)
+        return next((one for one in self._kept.loads if one.way == wanted), None)
 
     def _write(self) -> None:
-        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_bytes(msgspec.json.encode(self._kept))
-            fresh.replace(self._path)
+            write_atomically(self._path, msgspec.json.encode(self._kept))
         except OSError as error:
             log.warning("footprints cannot be kept in %s: %s", self._path, error)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import importlib.resources
 import logging
 import os
@@ -12,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-
+from chorus_client.engines.base import Report
 from chorus_client.gguf import read_header
+from chorus_client.integrity import Integrity
 from chorus_client.model_shape import is_embedding, shape_of
 from chorus_proto import catalogue
-from chorus_proto.errors import LoadFailed, ModelNotFound
-from chorus_proto.files import write_atomically
+from chorus_proto.errors import LoadFailed, ModelDamaged, ModelNotFound
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
 
@@ -28,20 +26,21 @@ _SUFFIX = ".gguf"
 _DEEPEST = 4
 """Folders below a models folder that are searched; publisher/model/file is what download tools make."""
 _MOST_FILES = 2000
-_READ_BYTES = 1 << 20
 _NOT_LANGUAGE_MODELS = frozenset({"clip", "diffusion", "wavtokenizer-dec"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
+    """A model's file. `folder`: where it must lie; `expected`: its SHA-256 as the catalogue has it."""
+
     file: ModelFile
     path: Path
-    modified_ns: int
+    folder: Path
+    expected: str
+    status: os.stat_result
 
-    @property
-    def key(self) -> str:
-        """Changes when the file does."""
-        return f"{self.path}|{self.file.file_bytes}|{self.modified_ns}"
+    def is_as_found(self, status: os.stat_result) -> bool:
+        return (status.st_size, status.st_mtime_ns) == (self.status.st_size, self.status.st_mtime_ns)
 
 
 def bundled_folder() -> Path | None:
@@ -56,12 +55,15 @@ class Inventory:
     A bundled file has its catalogue name. Any other has its file name without the suffix, lower-cased, each run of
     characters other than letters, digits, `.`, `_`, `:` and `-` made one `-`: names inside files are written by others
     and repeat. Of two files with one name the first counts: bundled, then folder by folder, then by path.
+
+    Before an engine gets a file, ask `checked` for it. A damaged one is in no list and is refused by name.
     """
 
-    def __init__(self, models_dirs: Sequence[Path], state_dir: Path) -> None:
+    def __init__(self, models_dirs: Sequence[Path], state_dir: Path, *, integrity: Integrity | None = None) -> None:
         self._models_dirs = tuple(models_dirs)
-        self._digests_path = state_dir / "digests.json"
+        self._integrity = integrity or Integrity(state_dir)
         self._found: dict[ModelName, _Found] = {}
+        self._damaged: dict[ModelName, str] = {}
         self._refused: set[str] = set()
 
     def files(self) -> list[ModelFile]:
@@ -69,56 +71,106 @@ class Inventory:
         return [self._found[name].file for name in sorted(self._found)]
 
     def path_of(self, name: ModelName) -> Path:
-        """Where the model's file lies. Raises ModelNotFound with the closest names."""
-        found = self._found.get(catalogue.normalised(name))
+        """Where the model's file lies. Raises ModelNotFound with the closest names, and ModelDamaged."""
+        return self._one(name).path
+
+    async def checked(self, name: ModelName, report: Report) -> Path:
+        """Where the model's file lies, once it is known to be fit for an engine: see `Integrity.check`.
+
+        Raises ModelNotFound, ModelDamaged (it is left out from then on) and LoadFailed.
+        """
+        found = self._one(name)
+        await asyncio.to_thread(_check_place, found)
+        try:
+            await self._integrity.check(found.path, expected=found.expected, report=report)
+        except ModelDamaged as error:
+            self._leave_out(found, error)
+            raise
+        anew = await asyncio.to_thread(self._anew, found)
+        if anew is not found and self._found.get(found.file.name) is found:
+            log.info("model file %s was replaced", found.path)
+            self._found[found.file.name] = anew
+        return found.path
+
+    def _one(self, name: ModelName) -> _Found:
+        model = catalogue.normalised(name)
+        if model in self._damaged:
+            raise ModelDamaged(self._damaged[model])
+        found = self._found.get(model)
         if found is None:
             close = catalogue.closest(name, self._found)
             hint = f" Closest: {', '.join(close)}." if close else ""
             raise ModelNotFound(f"No model file {name} on this PC.{hint}", param="model")
-        return found.path
+        return found
+
+    def _leave_out(self, found: _Found, error: ModelDamaged) -> None:
+        self._damaged[found.file.name] = error.message
+        if self._found.get(found.file.name) is found:
+            del self._found[found.file.name]
 
     async def refresh(self) -> None:
         """Look at all folders again. Reads headers only; damaged files are logged once and left out."""
-        self._found = await asyncio.to_thread(self._look)
+        self._found, self._damaged = await asyncio.to_thread(self._look)
 
     async def digest(self) -> None:
-        """Fill in the SHA-256 of each file, from the cache or by reading it in a thread; may take minutes."""
-        known = await asyncio.to_thread(_kept_digests, self._digests_path)
+        """Fill in the SHA-256 of each file, as it is remembered or by reading it; may take minutes."""
         for name, found in list(self._found.items()):
             if found.file.digest:
                 continue
-            value = known.get(found.key)
-            if value is None:
-                try:
-                    value = await asyncio.to_thread(_sha256, found.path)
-                except OSError as error:
-                    log.warning("no digest for %s: %s", found.path, error)
-                    continue
-                known[found.key] = value
-                await asyncio.to_thread(_keep_digests, self._digests_path, known)
-            if self._found.get(name) == found:
+            try:
+                value = await self._integrity.digest(found.path, expected=found.expected)
+            except ModelDamaged as error:
+                self._leave_out(found, error)
+                continue
+            except LoadFailed as error:
+                log.warning("no digest for %s: %s", found.path, error.message)
+                continue
+            if self._found.get(name) is found:
                 self._found[name] = replace(found, file=replace(found.file, digest=value))
 
-    def _look(self) -> dict[ModelName, _Found]:
+    def _look(self) -> tuple[dict[ModelName, _Found], dict[ModelName, str]]:
+        """What is there, and what is damaged."""
         found: dict[ModelName, _Found] = {}
-        digests = _kept_digests(self._digests_path)
-        bundled_names = {entry.file: entry.name for entry in catalogue.bundled()}
+        damaged: dict[ModelName, str] = {}
+        entries = {entry.file: entry for entry in catalogue.bundled()}
         bundled = bundled_folder()
         for folder in ((bundled,) if bundled is not None else ()) + self._models_dirs:
             for path in _gguf_files(folder):
-                name = bundled_names.get(path.name) if folder == bundled else None
+                entry = entries.get(path.name) if folder == bundled else None
+                name = _name_of(path) if entry is None else entry.name
                 try:
-                    one = _examined(path, name or _name_of(path))
+                    one = _examined(path, name, folder, "" if entry is None else entry.sha256)
                 except (LoadFailed, OSError) as error:
                     self._log_once(path, str(error))
                     continue
                 if one is None:
                     continue
-                if one.file.name in found:
-                    self._log_once(path, f"left out: {found[one.file.name].path} has the name {one.file.name} too")
+                if name in found:
+                    self._log_once(path, f"left out: {found[name].path} has the name {name} too")
                     continue
-                found[one.file.name] = replace(one, file=replace(one.file, digest=digests.get(one.key, "")))
-        return found
+                damage = self._integrity.damage_of(path, one.status)
+                if damage:
+                    self._log_once(path, damage)
+                    damaged.setdefault(name, f"The model {damage}: {path}")
+                    continue
+                found[name] = self._with_digest(one)
+        return found, {name: damage for name, damage in damaged.items() if name not in found}
+
+    def _with_digest(self, one: _Found) -> _Found:
+        digest = self._integrity.digest_of(one.path, one.status)
+        return replace(one, file=replace(one.file, digest=digest))
+
+    def _anew(self, found: _Found) -> _Found:
+        """`found` itself, or what its file became since. Raises LoadFailed."""
+        try:
+            if found.is_as_found(found.path.stat()):
+                return found
+            one = _examined(found.path, found.file.name, found.folder, found.expected)
+        except OSError as error:
+            raise LoadFailed(f"The model file {found.path} cannot be read: {error.strerror or error}") from error
+        if one is None:
+            raise LoadFailed(f"The model file {found.path} was replaced by one that is no language model")
+        return self._with_digest(one)
 
     def _log_once(self, path: Path, reason: str) -> None:
         line = f"{path}: {reason}"
@@ -148,7 +200,13 @@ def _gguf_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _examined(path: Path, name: ModelName) -> _Found | None:
+def _check_place(found: _Found) -> None:
+    """Raises LoadFailed when the file became a link that leads out of its folder."""
+    if not found.path.resolve().is_relative_to(found.folder.resolve()):
+        raise LoadFailed(f"The model file {found.path} leads out of the models folder {found.folder}; copy it there")
+
+
+def _examined(path: Path, name: ModelName, folder: Path, expected: str) -> _Found | None:
     """The model in `path`, or None for a file that is sound but no language model. Raises LoadFailed, OSError."""
     status = path.stat()
     header = read_header(path)
@@ -168,35 +226,11 @@ def _examined(path: Path, name: ModelName) -> _Found | None:
             embedding=is_embedding(header),
         ),
         path=path,
-        modified_ns=status.st_mtime_ns,
+        folder=folder,
+        expected=expected,
+        status=status,
     )
 
 
 def _name_of(path: Path) -> ModelName:
     return catalogue.normalised(re.sub(r"[^a-z0-9._:-]+", "-", path.stem.lower()).strip("-") or "model")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as source:
-        while piece := source.read(_READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def _kept_digests(path: Path) -> dict[str, str]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-    except FileNotFoundError:
-        return {}
-    except (OSError, msgspec.DecodeError) as error:
-        log.warning("digests in %s cannot be used and are computed anew: %s", path, error)
-        return {}
-
-
-def _keep_digests(path: Path, digests: dict[str, str]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, msgspec.json.encode(digests))
-    except OSError as error:
-        log.warning("digests cannot be kept in %s: %s", path, error)

@@ -247,6 +247,8 @@ class CoordinatorLink:
                         model=ModelName(frame.load.model),
                         slots=frame.load.slots,
                         context_tokens=frame.load.context_tokens,
+                        keep_alive_s=frame.load.keep_alive_s if frame.load.HasField("keep_alive_s") else None,
+                        retry=frame.load.retry,
                     )
                 )
             case "unload":

@@ -1,8 +1,9 @@
 """The bundled `chorus-llama-server` command: llama.cpp's own HTTP server out of the xllamacpp wheel.
 
 It takes the part of llama-server's flags that the agent uses, under llama-server's names, so that one adapter drives
-both. It listens on loopback unless --host says otherwise; web pages of this PC only may call it (CORS); there is no web
-UI and nothing is downloaded. Exit code 2 with one line says what to correct.
+both: its own below, and the parameters that `engine_parameters` marks as bundled. It listens on loopback unless --host
+says otherwise; web pages of this PC only may call it (CORS); there is no web UI and nothing is downloaded. Exit code 2
+with one line says what to correct.
 """
 
 from __future__ import annotations
@@ -19,10 +20,72 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from chorus_client.engine_parameters import ALLOWED, Kind, Parameter, RawParameter, checked
 from chorus_client.lifeline import tie_to_parent
+from chorus_proto.settings import SettingsError
 
-CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
-_FLASH_ATTENTION = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
+_SHORT = {
+    "parallel": ("-np",),
+    "ctx-size": ("-c",),
+    "threads": ("-t",),
+    "threads-batch": ("-tb",),
+    "batch-size": ("-b",),
+    "ubatch-size": ("-ub",),
+    "embedding": ("--embeddings",),
+    "n-gpu-layers": ("-ngl", "--gpu-layers"),
+    "cache-ram": ("-cram",),
+    "cache-type-k": ("-ctk",),
+    "cache-type-v": ("-ctv",),
+    "flash-attn": ("-fa",),
+}
+"""llama-server's other names of parameters."""
+
+_DEFAULTS: dict[str, RawParameter] = {
+    "parallel": 1,
+    "ctx-size": 0,
+    "threads": 1,
+    "cache-ram": 0,
+    "embedding": False,
+    "jinja": True,
+    "reasoning-format": "none",
+}
+"""Where they are not llama.cpp's own."""
+
+_FIELDS = {
+    "parallel": "n_parallel",
+    "ctx-size": "n_ctx",
+    "batch-size": "n_batch",
+    "ubatch-size": "n_ubatch",
+    "n-gpu-layers": "n_gpu_layers",
+    "cache-ram": "cache_ram_mib",
+    "embedding": "embedding",
+    "jinja": "use_jinja",
+    "swa-full": "swa_full",
+    "n-predict": "n_predict",
+    "rope-freq-base": "rope_freq_base",
+    "rope-freq-scale": "rope_freq_scale",
+}
+_SAMPLING = {
+    "temp": "temp",
+    "top-k": "top_k",
+    "top-p": "top_p",
+    "min-p": "min_p",
+    "repeat-penalty": "penalty_repeat",
+    "repeat-last-n": "penalty_last_n",
+    "presence-penalty": "penalty_present",
+    "frequency-penalty": "penalty_freq",
+}
+_ENUMS = {
+    "cache-type-k": ("cache_type_k", "ggml_type", "GGML_TYPE_"),
+    "cache-type-v": ("cache_type_v", "ggml_type", "GGML_TYPE_"),
+    "flash-attn": ("flash_attn_type", "llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_"),
+    "reasoning-format": ("reasoning_format", "common_reasoning_format", "COMMON_REASONING_FORMAT_"),
+    "rope-scaling": ("rope_scaling_type", "llama_rope_scaling_type", "LLAMA_ROPE_SCALING_TYPE_"),
+}
+"""Parameter -> the field, its enumeration, and how the members' names begin."""
+_MEMBERS = {"on": "ENABLED", "off": "DISABLED"}
+"""Words whose member has another name; all others have their own in capitals."""
+_ANY_SEED = 0xFFFFFFFF
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -46,6 +109,19 @@ class _Whole:
         return int(text)
 
 
+class _Allowed:
+    """An argparse type: a value that the allow-list takes."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, text: str) -> RawParameter:
+        try:
+            return checked(self._name, text, key="flags")
+        except SettingsError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {ALLOWED[self._name].words}") from None
+
+
 def parser() -> argparse.ArgumentParser:
     """The allow-listed flags; everything else is refused."""
     flags = _OneLineParser(
@@ -54,27 +130,28 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("-m", "--model", type=Path, required=True, help="GGUF file")
     flags.add_argument("--host", default="127.0.0.1")
     flags.add_argument("--port", type=_Whole(0, 65_535), default=8080, help="0 picks a free one")
-    flags.add_argument("-np", "--parallel", type=_Whole(1, 256), default=1, help="slots: generations at once")
-    flags.add_argument("-c", "--ctx-size", type=_Whole(0, 1 << 30), default=0, help="tokens of ALL slots together")
-    flags.add_argument("-t", "--threads", type=_Whole(1, 1024), default=1)
-    flags.add_argument("-tb", "--threads-batch", type=_Whole(1, 1024), default=None)
-    flags.add_argument("-b", "--batch-size", type=_Whole(1, 1 << 20), default=None)
-    flags.add_argument("-ub", "--ubatch-size", type=_Whole(1, 1 << 20), default=None)
     flags.add_argument("-a", "--alias", default=None, help="model name in answers")
-    flags.add_argument("--embedding", "--embeddings", action="store_true")
     flags.add_argument("--api-key-file", type=Path, default=None, help="one key a line")
-    flags.add_argument("-ngl", "--gpu-layers", "--n-gpu-layers", type=_Whole(-1, 10_000), default=None)
-    flags.add_argument("-cram", "--cache-ram", type=_Whole(0, 1 << 20), default=0, help="MiB for idle prompts")
-    flags.add_argument("-ctk", "--cache-type-k", choices=CACHE_TYPES, default=None)
-    flags.add_argument("-ctv", "--cache-type-v", choices=CACHE_TYPES, default=None)
-    flags.add_argument("-fa", "--flash-attn", choices=sorted(_FLASH_ATTENTION), default=None)
-    flags.add_argument("--reasoning-format", choices=("none", "auto", "deepseek"), default="none")
     flags.add_argument("--metrics", action="store_true")
     flags.add_argument("--slots", action="store_true")
-    flags.add_argument("--jinja", action="store_true", help="always on here")
     flags.add_argument("--offline", action="store_true", help="always on here")
     flags.add_argument("--no-webui", action="store_true", help="always on here")
+    for name, parameter in ALLOWED.items():
+        if parameter.bundled:
+            _add(flags, name, parameter)
     return flags
+
+
+def _add(flags: argparse.ArgumentParser, name: str, parameter: Parameter) -> None:
+    """The flag of one parameter of the allow-list."""
+    names = (*_SHORT.get(name, ()), f"--{name}")
+    place, default = name.replace("-", "_"), _DEFAULTS.get(name)
+    if parameter.kind is Kind.FLAG:
+        flags.add_argument(*names, dest=place, action="store_true", default=default)
+        if parameter.off:
+            flags.add_argument(f"--{parameter.off}", dest=place, action="store_false", default=default)
+    else:
+        flags.add_argument(*names, dest=place, type=_Allowed(name), default=default, help=parameter.words)
 
 
 class Refused(Exception):
@@ -120,35 +197,32 @@ def _parameters(options: argparse.Namespace) -> object:
     wanted.hostnames = [options.host]
     wanted.port = options.port
     wanted.api_keys = _api_keys(options.api_key_file)
-    wanted.n_parallel = options.parallel
-    wanted.n_ctx = options.ctx_size
-    wanted.cpuparams.n_threads = options.threads
-    wanted.cpuparams_batch.n_threads = options.threads_batch or options.threads
-    if options.batch_size is not None:
-        wanted.n_batch = options.batch_size
-    if options.ubatch_size is not None:
-        wanted.n_ubatch = options.ubatch_size
-    if options.gpu_layers is not None:
-        wanted.n_gpu_layers = options.gpu_layers
     if options.alias is not None:
         wanted.model_alias = {options.alias}
-    if options.cache_type_k is not None:
-        wanted.cache_type_k = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{options.cache_type_k.upper()}")
-    if options.cache_type_v is not None:
-        wanted.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{options.cache_type_v.upper()}")
-    if options.flash_attn is not None:
-        kind = f"LLAMA_FLASH_ATTN_TYPE_{_FLASH_ATTENTION[options.flash_attn]}"
-        wanted.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, kind)
-    wanted.reasoning_format = getattr(
-        xllamacpp.common_reasoning_format, f"COMMON_REASONING_FORMAT_{options.reasoning_format.upper()}"
-    )
-    wanted.embedding = options.embedding
+    given = {name: getattr(options, name.replace("-", "_")) for name in ALLOWED if ALLOWED[name].bundled}
+    given = {name: value for name, value in given.items() if value is not None}
+    wanted.cpuparams.n_threads = given["threads"]
+    wanted.cpuparams_batch.n_threads = given.get("threads-batch", given["threads"])
+    for name, field in _FIELDS.items():
+        if name in given:
+            setattr(wanted, field, given[name])
+    for name, field in _SAMPLING.items():
+        if name in given:
+            setattr(wanted.sampling, field, given[name])
+    for name, (field, kind, prefix) in _ENUMS.items():
+        if name in given:
+            word = str(given[name])
+            setattr(wanted, field, getattr(getattr(xllamacpp, kind), prefix + _MEMBERS.get(word, word.upper())))
+    if "seed" in given:
+        wanted.sampling.seed = given["seed"] if given["seed"] >= 0 else _ANY_SEED
+    if "mlock" in given or "no-mmap" in given:
+        mapped = "MMAP_MLOCK" if "mlock" in given else "MMAP"
+        mode = ("MLOCK" if "mlock" in given else "NONE") if "no-mmap" in given else mapped
+        wanted.load_mode = getattr(xllamacpp.llama_load_mode, f"LLAMA_LOAD_MODE_{mode}")
     wanted.endpoint_metrics = options.metrics
     wanted.endpoint_slots = options.slots
     wanted.endpoint_props = False
-    wanted.use_jinja = True
     wanted.cont_batching = True
-    wanted.cache_ram_mib = options.cache_ram
     wanted.offline = True
     wanted.ui = False
     wanted.ui_mcp_proxy = False

@@ -1,7 +1,7 @@
 """The way into this PC's memory: no model is loaded here before its need was compared with what is free now.
 
 Predict (`sizing`), compare (`preflight`), promise (`ledger`), measure after the load, and correct the next prediction
-(`footprints`). The pool asks `judge`, follows the verdict, and tells how the load ended.
+(`footprints`). The pool asks `weigh`, follows the verdict, and tells how the load ended.
 """
 
 from __future__ import annotations
@@ -10,50 +10,96 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
+from chorus_client.engine_parameters import RawParameter
 from chorus_client.engines.base import LoadOptions
 from chorus_client.eviction import WarmModel
+from chorus_client.footprint import Resident
 from chorus_client.footprints import Footprints, LoadKey
-from chorus_client.hardware import LiveReader
+from chorus_client.hardware import LiveReadings
 from chorus_client.ledger import RAM, Ledger, Place, gpu_place
+from chorus_client.load_shape import gpu_share, load_shape
+from chorus_client.model_options import ModelOptions
 from chorus_client.preflight import Fit, Memory, Need, Reserve, Verdict, preflight
 from chorus_proto.errors import InsufficientMemory
+from chorus_proto.ids import ModelName
 from chorus_proto.sizing import DeviceKind, LoadShape, estimate
 from chorus_proto.values import Hardware, ModelFile
 
 log = logging.getLogger(__name__)
 
+_FREED_SHARE = 0.98
+_FREED_POLLS = 20
+
+
+class Readings(Protocol):
+    """What is free now; `LiveReader` asks the system and the drivers."""
+
+    async def read(self) -> LiveReadings: ...
+
 
 class MemoryGate:
-    """Judges loads on one PC and learns from them. `state_dir` keeps what was learnt."""
+    """Judges loads on one PC and learns from them. `state_dir` keeps what was learnt.
+
+    `options`: what the owner set for single models; their parameters change what a load needs. `freed_within_s`: how
+    long a driver may take to show the memory of an engine that has ended.
+    """
 
     def __init__(
-        self, hardware: Hardware, readings: LiveReader, device: DeviceKind, state_dir: Path, *, reserve: Reserve
+        self,
+        hardware: Hardware,
+        readings: Readings,
+        device: DeviceKind,
+        state_dir: Path,
+        *,
+        reserve: Reserve,
+        freed_within_s: float = 5.0,
+        options: Mapping[ModelName, ModelOptions] | None = None,
     ) -> None:
+        self._options = options or {}
+        self._freed_within_s = freed_within_s
         self._hardware = hardware
         self._readings = readings
         self._device = device
         self._reserve = reserve
         self._ledger = Ledger()
         self._footprints = Footprints(state_dir)
+        self._mapped: dict[ModelName, int] = {}
+        self._before: dict[ModelName, tuple[int, ...]] = {}
+        self._taken: dict[ModelName, tuple[int, ...]] = {}
 
     def predicted_bytes(self, file: ModelFile, options: LoadOptions) -> int | None:
         """What `sizing` says, uncorrected; None for a model that runs elsewhere or is of unknown shape."""
         if file.shape is None or file.file_bytes == 0:
             return None
-        load = LoadShape(context_tokens=options.context_tokens, slots=options.slots)
-        return estimate(file.shape, file.file_bytes, load, self._device).total_bytes
+        return estimate(file.shape, file.file_bytes, self._load(file, options), self._device).total_bytes
 
-    async def judge(self, file: ModelFile, options: LoadOptions, warm: Sequence[WarmModel]) -> Verdict | None:
-        """What may be done; None for a model that needs no memory here or whose need is unknown.
+    def _params(self, model: ModelName) -> Mapping[str, RawParameter]:
+        own = self._options.get(model)
+        return {} if own is None else own.params
 
-        The memory of a verdict that lets the load begin is promised to it until `loaded` or `failed`.
-        Raises InsufficientMemory, with the arithmetic, when the model does not fit or failed at this size before.
+    def _load(self, file: ModelFile, options: LoadOptions) -> LoadShape:
+        return load_shape(self._params(file.name), context_tokens=options.context_tokens, slots=options.slots)
+
+    def _key(self, file: ModelFile, options: LoadOptions) -> LoadKey:
+        return LoadKey(
+            model=file.name,
+            engine=file.engine,
+            context_tokens=options.context_tokens,
+            slots=options.slots,
+            params=" ".join(f"{name}={value}" for name, value in sorted(self._params(file.name).items())),
+        )
+
+    async def weigh(self, file: ModelFile, options: LoadOptions, warm: Sequence[WarmModel]) -> Verdict | None:
+        """Compare a load's need with what is free now; None when it needs no memory here or its need is unknown.
+
+        The memory of a load that fits is promised to it at once, until `loaded` or `failed`. Raises InsufficientMemory
+        for a size that failed here before.
         """
         if file.shape is None or file.file_bytes == 0:
             return None
-        load = LoadShape(context_tokens=options.context_tokens, slots=options.slots)
-        key = _key(file, options)
+        load, key = self._load(file, options), self._key(file, options)
         predicted_bytes = estimate(file.shape, file.file_bytes, load, self._device).total_bytes
         need = Need(
             model=file.name,
@@ -61,44 +107,96 @@ class MemoryGate:
             file_bytes=file.file_bytes,
             load=load,
             device=self._device,
+            gpu_share=gpu_share(self._params(file.name), file.shape.layers),
             correction=self._footprints.corrected(key, predicted_bytes) / predicted_bytes,
         )
+        told = (await self._readings.read()).gpu_free_bytes
         memories = await self._memories()
         verdict = preflight(need, memories, self._ledger, self._resident(warm), reserve=self._reserve)
-        if verdict.fit is Fit.DOES_NOT_FIT:
-            raise InsufficientMemory(f"{file.name} {verdict.words}")
-        wanted_bytes = None
         if verdict.free_bytes is not None:
             wanted_bytes = self._footprints.refused(key, predicted_bytes=predicted_bytes, free_bytes=verdict.free_bytes)
-        if wanted_bytes is not None:
-            raise InsufficientMemory(
-                f"{file.name} failed for lack of memory at this size before; it is tried again when "
-                f"{wanted_bytes / 1e9:.1f} GB are free"
-            )
-        self._ledger.reserve(file.name, verdict.needs)
+            if wanted_bytes is not None:
+                raise InsufficientMemory(
+                    f"{file.name} failed for lack of memory at this size before; it is tried again when "
+                    f"{wanted_bytes / 1e9:.1f} GB are free"
+                )
+        if verdict.fit is Fit.FITS:
+            self._ledger.reserve(file.name, verdict.needs)
+            self._before[file.name] = told
         return verdict
 
-    async def loaded(self, file: ModelFile, options: LoadOptions, measured_bytes: int | None) -> None:
+    def grown(self, model: ModelName, resident: Resident) -> None:
+        """A load on its way holds so much by now: that part of its promise is no longer free."""
+        # Mapped pages still look available, so they stay promised; what a card holds only its driver knows.
+        if self._device is not DeviceKind.DISCRETE_GPU:
+            self._ledger.grown(model, RAM, resident.total_bytes - resident.mapped_bytes)
+
+    async def loaded(self, file: ModelFile, options: LoadOptions, resident: Resident | None) -> None:
         """The load is complete; what it measured corrects the next prediction."""
+        before = self._before.pop(file.name, ())
+        after = (await self._readings.read()).gpu_free_bytes
+        self._taken[file.name] = tuple(max(0, was - now) for was, now in zip(before, after, strict=False))
         self._ledger.commit(file.name)
+        if resident is not None:
+            await self.measured(file, options, resident)
+
+    async def measured(self, file: ModelFile, options: LoadOptions, resident: Resident) -> None:
+        """What a loaded model holds now, after its load or after it was used."""
+        self._mapped[file.name] = resident.mapped_bytes
         predicted_bytes = self.predicted_bytes(file, options)
-        if measured_bytes is not None and predicted_bytes is not None:
+        if predicted_bytes is not None:
             await asyncio.to_thread(
                 self._footprints.record,
-                _key(file, options),
+                self._key(file, options),
                 predicted_bytes=predicted_bytes,
-                measured_bytes=measured_bytes,
+                measured_bytes=resident.total_bytes,
             )
 
     async def failed(self, file: ModelFile, options: LoadOptions, *, for_memory: bool) -> None:
         """The load ended badly; one that failed for memory all the same is not tried again at that size."""
         self._ledger.release(file.name)
+        self._before.pop(file.name, None)
         predicted_bytes = self.predicted_bytes(file, options)
         if for_memory and predicted_bytes is not None:
             free = [memory.free_bytes for memory in await self._memories() if memory.free_bytes is not None]
             await asyncio.to_thread(
-                self._footprints.refuse, _key(file, options), predicted_bytes=predicted_bytes, free_bytes=sum(free)
+                self._footprints.refuse, self._key(file, options), predicted_bytes=predicted_bytes, free_bytes=sum(free)
             )
+
+    def allow(self, model: ModelName) -> None:
+        """Somebody asked for another try: forget that the model failed for memory. Blocks for some milliseconds."""
+        self._footprints.allow(model)
+
+    async def free_now(self) -> tuple[int, ...]:
+        """What is free on each card, to be compared by `freed` after an unload."""
+        return (await self._readings.read()).gpu_free_bytes
+
+    async def freed(self, model: ModelName, before: Sequence[int], left: Resident | None) -> str:
+        """See after an unload that the memory is back: what is missing, in words; empty when all is.
+
+        `before`: `free_now` before the unload. `left`: what the engine still holds of the model. A card must show what
+        the load took, less 2 %; drivers free it some time after the process has ended.
+        """
+        taken = self._taken.pop(model, ())
+        self._mapped.pop(model, None)
+        if left is not None:
+            return f"its engine still holds {left.total_bytes / 1e6:.0f} MB"
+        short_bytes = 0
+        for poll in range(_FREED_POLLS):
+            now = await self.free_now()
+            backs = (after - was for was, after in zip(before, now, strict=False))
+            short_bytes = sum(max(0, int(_FREED_SHARE * took) - back) for took, back in zip(taken, backs, strict=False))
+            if short_bytes == 0:
+                return ""
+            if poll + 1 < _FREED_POLLS:
+                await asyncio.sleep(self._freed_within_s / _FREED_POLLS)
+        log.warning("%s is unloaded, but %.0f MB of the graphics memory are not free again", model, short_bytes / 1e6)
+        return f"{short_bytes / 1e6:.0f} MB of the graphics memory are not free again"
+
+    def forget(self, model: ModelName) -> None:
+        """It is gone, and nobody could say what it left behind."""
+        self._taken.pop(model, None)
+        self._mapped.pop(model, None)
 
     async def _memories(self) -> list[Memory]:
         """RAM, and the cards whose driver tells; a hardware file that plays a smaller PC limits both."""
@@ -106,7 +204,9 @@ class MemoryGate:
         total_bytes = self._hardware.ram_bytes
         memories: list[Memory] = []
         if total_bytes is not None:
-            free_bytes = now.ram_available_bytes
+            # Mapped pages of our models look available; taken from them, they would be read again and again.
+            available_bytes = now.ram_available_bytes
+            free_bytes = None if available_bytes is None else max(0, available_bytes - self._mapped_in_ram())
             memories.append(
                 Memory(
                     place=RAM,
@@ -121,13 +221,13 @@ class MemoryGate:
             memories.append(Memory(place=gpu_place(index), total_bytes=gpu.memory_bytes, free_bytes=next(told, None)))
         return memories
 
+    def _mapped_in_ram(self) -> int:
+        """Of a model on a card the file's pages are read once."""
+        return 0 if self._device is DeviceKind.DISCRETE_GPU else sum(self._mapped.values())
+
     def _resident(self, warm: Sequence[WarmModel]) -> Mapping[Place, Sequence[WarmModel]]:
         """Where the loaded models lie: all on the same kind of device, since one engine's settings serve them all."""
         if self._device is not DeviceKind.DISCRETE_GPU:
             return {RAM: warm}
         # With one card everything lies there; with several the driver's own figures decide, not this attribution.
         return {gpu_place(0): warm}
-
-
-def _key(file: ModelFile, options: LoadOptions) -> LoadKey:
-    return LoadKey(model=file.name, engine=file.engine, context_tokens=options.context_tokens, slots=options.slots)

@@ -31,9 +31,13 @@ class ExecuteOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOrder:
+    """`keep_alive_s`: free it after so long without a use, None: it stays. `retry`: forget crashes and refusals."""
+
     model: ModelName
     slots: int
     context_tokens: int
+    keep_alive_s: float | None = None
+    retry: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

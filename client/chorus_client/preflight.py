@@ -52,7 +52,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """A load to be judged. `correction` is what measured footprints of the model were times their predictions."""
+    """A load to be judged. `correction` is what measured footprints of the model were times their predictions.
+
+    `gpu_share`: the part (0-1) of weights and cache that a discrete GPU takes; the host's memory holds the rest.
+    """
 
     model: ModelName
     shape: ModelShape | None
@@ -60,6 +63,7 @@ class Need:
     load: LoadShape
     device: DeviceKind
     correction: float = 1.0
+    gpu_share: float = 1.0
 
     def at(self, context_tokens: int) -> Estimate:
         return estimate(self.shape, self.file_bytes, replace(self.load, context_tokens=context_tokens), self.device)
@@ -192,9 +196,13 @@ def _seats(need: Need, found: Estimate, room: _Room) -> list[_Seat]:
     """Where the load could lie, best first."""
     needed_bytes = need.corrected_bytes(found)
     cards = room.cards
-    if need.device is not DeviceKind.DISCRETE_GPU or not cards or needed_bytes == 0:
+    if need.device is not DeviceKind.DISCRETE_GPU or not cards or needed_bytes == 0 or need.gpu_share == 0:
         return [_Seat({RAM: needed_bytes}, (RAM,))]
     host = host_bytes(need.load.slots)
+    if need.gpu_share < 1:
+        # The rest of the layers, with their part of the cache, stays where the processor computes them.
+        in_ram = int((1 - need.gpu_share) * need.correction * (found.weights_bytes + found.kv_bytes))
+        return [_Seat({card: needed_bytes - in_ram, RAM: host + in_ram}, (card, RAM)) for card in cards]
     alone = [_Seat({card: needed_bytes, RAM: host}, (card,)) for card in cards]
     if len(cards) == 1:
         return alone

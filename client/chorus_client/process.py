@@ -18,7 +18,8 @@ import psutil
 import chorus_client
 import chorus_proto
 from chorus_client import lifeline
-from chorus_client.footprint import footprint_bytes
+from chorus_client.footprint import Resident, footprint
+from chorus_client.oom import kills_so_far
 from chorus_client.windows_job import JobObject
 from chorus_proto.settings import ENV_PREFIX
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 STOP_GRACE_S = 10.0
 _KILL_WAIT_S = 5.0
 _LAST_WORDS_S = 0.5
+_KILLED = -9
 
 if sys.platform == "win32":
     _WINDOWS_FLAGS = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
@@ -88,6 +90,7 @@ class ChildProcess:
         self._watch = watch
         self._job = job
         self.pid = transport.get_pid()
+        self._kills_before = kills_so_far()
 
     @classmethod
     async def start(
@@ -139,6 +142,13 @@ class ChildProcess:
         return self._transport.get_returncode()
 
     @property
+    def ended_for_memory(self) -> bool:
+        """The kernel ended it for lack of memory: by a signal 9, while it counted such an ending somewhere."""
+        now = kills_so_far()
+        counted = now is not None and self._kills_before is not None and now > self._kills_before
+        return self.returncode == _KILLED and counted
+
+    @property
     def output(self) -> LastLines:
         return self._watch.output
 
@@ -183,14 +193,14 @@ class ChildProcess:
         else:
             _signal_group(self.pid, kill=False)
 
-    def resident_bytes(self) -> int | None:
+    def resident(self) -> Resident | None:
         """Footprint of the child and its descendants now; None when it is gone. Blocks for some milliseconds."""
         try:
             top = psutil.Process(self.pid)
             family = [top, *top.children(recursive=True)]
         except psutil.Error:
             return None
-        return footprint_bytes(family)
+        return footprint(family)
 
 
 class _Watch(asyncio.SubprocessProtocol):

@@ -35,6 +35,7 @@ class ScriptedRequest(msgspec.Struct):
     stop: list[str] | str = []
     stream: bool = False
     ignore_eos: bool = False
+    return_progress: bool = False
     stream_options: _StreamOptions | None = None
 
     @property
@@ -99,7 +100,8 @@ class ScriptedAnswer:
     async def events(self) -> AsyncIterator[bytes]:
         """Chunks to write; tokens that are due together come together."""
         faults = self._faults
-        await asyncio.sleep(self._prefill_s())
+        async for chunk in self._prefill():
+            yield chunk
         self._first_at = time.monotonic()
         if faults.huge_line:
             yield b": " + b"x" * faults.huge_line + b"\n\n"
@@ -131,10 +133,24 @@ class ScriptedAnswer:
                 await asyncio.sleep(0)
         yield self._end()
 
-    def _prefill_s(self) -> float:
-        faults = self._faults
-        wait_s = faults.ttft if faults.ttft is not None else self._settings.ttft_s
-        return wait_s + (self._asked.prompt_tokens / faults.prefill_tps if faults.prefill_tps else 0.0)
+    async def _prefill(self) -> AsyncIterator[bytes]:
+        faults, of_tokens = self._faults, self._asked.prompt_tokens
+        done = 0 if faults.prefill_tps else of_tokens
+        if self._asked.return_progress:
+            yield self._progress(done)
+        await asyncio.sleep(faults.ttft if faults.ttft is not None else self._settings.ttft_s)
+        while faults.prefill_tps and done < of_tokens:
+            batch = min(faults.prefill_batch, of_tokens - done)
+            await asyncio.sleep(batch / faults.prefill_tps)
+            done += batch
+            if self._asked.return_progress:
+                yield self._progress(done)
+
+    def _progress(self, done: int) -> bytes:
+        choice: dict[str, object] = {"delta": {"role": "assistant", "content": None}} if self._chat else {"text": ""}
+        total = self._asked.prompt_tokens
+        told = {"total": total, "cache": 0, "processed": done, "time_ms": int((time.monotonic() - self._started) * 1e3)}
+        return self._event({**choice, "finish_reason": None}, prompt_progress=told)
 
     def _lateness(self, k: int) -> float:
         """A share of the interval, different for each token and the same each time."""

@@ -27,9 +27,13 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     jitter: float = 0.0
     """Each token comes up to this share of its interval late."""
     prefill_tps: float | None = None
-    """Prompt tokens per second, before the first token."""
+    """Prompt tokens per second, before the first token; who asked for progress is told it."""
+    prefill_batch: int = 16
+    """Prompt tokens between two such tellings."""
     hang_after: int | None = None
     """So many tokens, then silence on an open connection; /health stays ok."""
+    ignore_cancel: bool = False
+    """A caller who leaves before the end does not free his slot, until the process ends."""
     crash_after: int | None = None
     """So many tokens, then the process ends with `exit_code`; 0 at the start: while loading."""
     exit_code: int = 1

@@ -108,12 +108,18 @@ class ScriptedServer:
         if asked.prompt_tokens >= limit:
             words = f"request ({asked.prompt_tokens} tokens) exceeds the available context size ({limit} tokens)"
             return _error(400, words, "exceed_context_size_error", n_prompt_tokens=asked.prompt_tokens, n_ctx=limit)
-        async with self._free:
-            self._busy += 1
-            try:
-                return await self._answer(request, asked, faults)
-            finally:
+        await self._free.acquire()
+        self._busy += 1
+        freed = True
+        try:
+            return await self._answer(request, asked, faults)
+        except asyncio.CancelledError:
+            freed = not faults.ignore_cancel
+            raise
+        finally:
+            if freed:
                 self._busy -= 1
+                self._free.release()
 
     async def _answer(self, request: web.Request, asked: ScriptedRequest, faults: Faults) -> web.StreamResponse:
         self._spend(faults)

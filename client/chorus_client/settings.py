@@ -19,6 +19,10 @@ class AgentSettings:
     state_dir: Path = setting(Path("~/.chorus"), "folder of everything that survives a restart")
     engines: tuple[EngineKind, ...] = setting((EngineKind.LLAMA_SERVER,), "engines to use")
     models_dirs: tuple[Path, ...] = setting((), "folders with your own .gguf files")
+    models_file: Path | None = setting(None, "TOML file with options of single models, tables [model.NAME]")
+    verify_digest_every_h: float = setting(
+        168.0, "a model file's SHA-256 is checked again before a load after so many hours; 0: each time", minimum=0
+    )
     llama_server_path: Path | None = setting(None, "an external llama-server to use instead of the bundled engine")
     threads: int = setting(0, "CPU threads of an engine; 0 chooses by cores", minimum=0, maximum=1024)
     gpu_layers: int | None = setting(
@@ -28,8 +32,28 @@ class AgentSettings:
     load_s_per_gib: float = setting(20.0, "seconds more to load for each GiB of the model's file", minimum=0)
     load_cap_s: float = setting(21_600.0, "longest time any model may take to load, whatever its size", minimum=1)
     load_stall_s: float = setting(120.0, "a load that stands still for this long is given up", minimum=1)
-    first_token_within_s: float = setting(600.0, "longest wait for an engine's first token", minimum=0.1)
-    next_token_within_s: float = setting(60.0, "longest wait for each later token", minimum=0.1)
+    first_token_within_s: float = setting(
+        600.0, "longest silence of an engine before a first token or progress with the prompt", minimum=0.1
+    )
+    first_token_least_s: float = setting(
+        15.0, "an engine may be silent this long before a first token, beside the prompt's own time", minimum=0.1
+    )
+    prefill_slowness: float = setting(
+        4.0, "a prompt may take this many times what the engine's measured speed says", minimum=1
+    )
+    prefill_assumed_tokens_per_s: float = setting(
+        20.0, "an engine's speed with prompts until it was measured", minimum=0.1
+    )
+    next_token_within_s: float = setting(60.0, "longest silence between two tokens", minimum=0.1)
+    next_token_least_s: float = setting(10.0, "an engine may be silent this long between two tokens", minimum=0.1)
+    next_token_gaps: float = setting(20.0, "or this many of its usual gaps between tokens", minimum=1)
+    idle_probe_s: float = setting(
+        300.0, "an engine that had nothing to do for this long is tried with a token; 0 for never", minimum=0
+    )
+    idle_probe_within_s: float = setting(30.0, "it is hung when that token takes longer", minimum=0.1)
+    cancel_quiet_within_s: float = setting(
+        5.0, "an engine that works on a cancelled answer for longer is ended", minimum=0.1
+    )
     short_answer_within_s: float = setting(
         10.0, "longest wait for an engine's answer to anything but a prompt", minimum=0.1
     )
@@ -41,6 +65,15 @@ class AgentSettings:
     fence_after_s: float = setting(30.0, "without the coordinator for this long, running work is dropped", minimum=1)
     reserve_bytes: int = setting(512 * 1024 * 1024, "memory that loads leave free, at least", minimum=0)
     reserve_share: float = setting(0.05, "share of each memory that loads leave free, at least", minimum=0, maximum=0.9)
+    freed_within_s: float = setting(5.0, "longest wait until a driver shows freed memory as free", minimum=0.1)
+    room_within_s: float = setting(300.0, "longest wait of a load for memory that models in use hold", minimum=0.1)
+    swap_after_s: float = setting(
+        10.0, "a model in use keeps its memory for so long before another one may take it", minimum=0
+    )
+    restart_max_s: float = setting(60.0, "longest pause before a crashed engine is started again", minimum=1)
+    crash_loop_after: int = setting(5, "so many crashes of an engine are a crash loop", minimum=1, maximum=64)
+    crash_loop_within_s: float = setting(600.0, "when they come within this time", minimum=1)
+    crash_probe_every_s: float = setting(600.0, "pause between two tries in a crash loop", minimum=1)
     servers_file: Path | None = setting(None, "file with several local llama-servers to use, see `chorus server`")
     ollama_url: str = setting("http://127.0.0.1:11434", "where Ollama runs, for the ollama engine")
     remote_url: str = setting("", "base URL of an OpenAI-compatible server, for the remote engine")
@@ -54,3 +87,5 @@ class AgentSettings:
         rising(self, "load_within_s", "load_cap_s", equal=True)
         rising(self, "reconnect_max_s", "fence_after_s")
         rising(self, "connect_within_s", "fence_after_s")
+        rising(self, "first_token_least_s", "first_token_within_s", equal=True)
+        rising(self, "next_token_least_s", "next_token_within_s", equal=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,12 +22,16 @@ LARGE_FROM_PARAMETERS = 7_000_000_000
 """The tiers are named after 1B, 3B and 8B models. The borders lie so that every model sold as 1B to 2B is small
 (qwen3:1.7b has 2.03 billion), 3B and 4B are medium, and 7B counts with 8B: a PC just able to run 3B must not get it."""
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIER_ORDER = {Tier.SMALL: 0, Tier.MEDIUM: 1, Tier.LARGE: 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogueEntry:
-    """One known model. `file` is its file in the client package when it is bundled; `quality` is a prior in 0-1."""
+    """One known model. `file` and `sha256` are those of its file in the client package when it is bundled.
+
+    `quality` is a prior in 0-1.
+    """
 
     name: ModelName
     file_bytes: int
@@ -35,6 +40,7 @@ class CatalogueEntry:
     embedding: bool
     quality: float
     file: str | None = None
+    sha256: str = ""
 
 
 class _Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +63,7 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sliding_layers: int | None = None
     tier: Tier | None = None
     file: str | None = None
+    sha256: str = ""
     embedding: bool = False
 
 
@@ -111,6 +118,8 @@ def _entry(row: _Row) -> CatalogueEntry:
         wrong = "sliding_layers"
     if row.active_parameters is not None and not 0 < row.active_parameters < row.parameters:
         wrong = "active_parameters"
+    if (row.file is not None) != bool(row.sha256) or not _SHA256.fullmatch(row.sha256 or "0" * 64):
+        wrong = "sha256"
     if wrong is not None:
         raise InvalidRequest(f"The model catalogue is wrong: {row.name}: {wrong} is out of range.")
     shape = ModelShape(
@@ -136,6 +145,7 @@ def _entry(row: _Row) -> CatalogueEntry:
         embedding=row.embedding,
         quality=row.quality,
         file=row.file,
+        sha256=row.sha256,
     )
 
 

@@ -214,6 +214,11 @@ def replica_message(report: ReplicaReport) -> node_pb2.ReplicaReport:
         load_s=report.load_s,
         failure_code=report.failure_code,
         kept=report.kept,
+        keep_alive_s=report.keep_alive_s,
+        evicted_for=report.evicted_for or "",
+        expected_bytes=report.expected_bytes,
+        arithmetic=report.arithmetic,
+        restarts=report.restarts,
     )
 
 
@@ -233,6 +238,11 @@ def of_replica(message: node_pb2.ReplicaReport) -> ReplicaReport:
         load_s=message.load_s if has("load_s") else None,
         failure_code=message.failure_code,
         kept=message.kept,
+        keep_alive_s=message.keep_alive_s if has("keep_alive_s") else None,
+        evicted_for=ModelName(message.evicted_for) if message.evicted_for else None,
+        expected_bytes=message.expected_bytes if has("expected_bytes") else None,
+        arithmetic=message.arithmetic,
+        restarts=message.restarts,
     )
 
 

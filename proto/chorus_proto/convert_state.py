@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from chorus_proto import coordinator_pb2
 from chorus_proto.convert import (
     hardware_message,
@@ -17,6 +19,7 @@ from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.values import (
     Assignment,
     ClusterState,
+    Footprint,
     ModelSummary,
     Node,
     NodeState,
@@ -63,6 +66,20 @@ def node_message(node: Node) -> coordinator_pb2.Node:
         version=node.version,
         ram_available_bytes=node.ram_available_bytes,
         cpu_percent=node.cpu_percent,
+        footprints=[
+            coordinator_pb2.Footprint(
+                model=one.model,
+                engine=one.engine,
+                context_tokens=one.context_tokens,
+                slots=one.slots,
+                predicted_bytes=one.predicted_bytes,
+                expected_bytes=one.expected_bytes,
+                resident_bytes=one.resident_bytes,
+                load_s=one.load_s,
+                arithmetic=one.arithmetic,
+            )
+            for one in node.footprints
+        ],
     )
 
 
@@ -94,7 +111,25 @@ def of_node(message: coordinator_pb2.Node) -> Node:
         version=message.version,
         ram_available_bytes=message.ram_available_bytes if has("ram_available_bytes") else None,
         cpu_percent=message.cpu_percent if has("cpu_percent") else None,
+        footprints=tuple(_of_footprints(message.footprints)),
     )
+
+
+def _of_footprints(messages: Iterable[coordinator_pb2.Footprint]) -> Iterator[Footprint]:
+    """Without those of engines that only a newer version knows."""
+    for one in messages:
+        for engine in of_engines([one.engine]):
+            yield Footprint(
+                model=ModelName(one.model),
+                engine=engine,
+                context_tokens=one.context_tokens,
+                slots=one.slots,
+                predicted_bytes=one.predicted_bytes if one.HasField("predicted_bytes") else None,
+                expected_bytes=one.expected_bytes if one.HasField("expected_bytes") else None,
+                resident_bytes=one.resident_bytes if one.HasField("resident_bytes") else None,
+                load_s=one.load_s if one.HasField("load_s") else None,
+                arithmetic=one.arithmetic,
+            )
 
 
 def _of_replica_view(message: coordinator_pb2.Replica) -> Replica:

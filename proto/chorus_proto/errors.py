@@ -35,6 +35,8 @@ class ErrorCode(StrEnum):
     INSUFFICIENT_MEMORY = "insufficient_memory"
     INSUFFICIENT_STORAGE = "insufficient_storage"
     LOAD_FAILED = "load_failed"
+    CRASH_LOOP = "crash_loop"
+    MODEL_DAMAGED = "model_damaged"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     SLOW_CONSUMER = "slow_consumer"
     CANCELLED = "cancelled"
@@ -79,6 +81,8 @@ SURFACE: dict[ErrorCode, Surface] = {
     ErrorCode.INSUFFICIENT_MEMORY: Surface(grpc=_GRPC.RESOURCE_EXHAUSTED, http=503),
     ErrorCode.INSUFFICIENT_STORAGE: Surface(grpc=_GRPC.RESOURCE_EXHAUSTED, http=507),
     ErrorCode.LOAD_FAILED: Surface(grpc=_GRPC.UNAVAILABLE, http=503, retryable=True),
+    ErrorCode.CRASH_LOOP: Surface(grpc=_GRPC.UNAVAILABLE, http=503, retryable=True),
+    ErrorCode.MODEL_DAMAGED: Surface(grpc=_GRPC.DATA_LOSS, http=503, retryable=True),
     ErrorCode.DEADLINE_EXCEEDED: Surface(grpc=_GRPC.DEADLINE_EXCEEDED, http=504),
     ErrorCode.SLOW_CONSUMER: Surface(grpc=_GRPC.RESOURCE_EXHAUSTED, http=503),
     ErrorCode.CANCELLED: Surface(grpc=_GRPC.CANCELLED, http=499),
@@ -236,6 +240,18 @@ class LoadFailed(ClusterError):
     """The model could not be loaded; the message holds the engine's last words."""
 
     code = ErrorCode.LOAD_FAILED
+
+
+class CrashLoop(ClusterError):
+    """The model's engine ended again and again on this node; the message holds its last words."""
+
+    code = ErrorCode.CRASH_LOOP
+
+
+class ModelDamaged(ClusterError):
+    """The model's file is not what it was or cannot be right; it is never given to an engine."""
+
+    code = ErrorCode.MODEL_DAMAGED
 
 
 class DeadlineExceeded(ClusterError):

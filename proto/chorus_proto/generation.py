@@ -73,5 +73,12 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     decode_tokens_per_s: float | None = None
 
 
-Piece: TypeAlias = Delta | Done
-"""What a running engine yields: any number of `Delta`, then one `Done`."""
+class Prefilled(msgspec.Struct, frozen=True):
+    """So many of the prompt's tokens are computed: a sign of life before the first token."""
+
+    tokens: int
+    of_tokens: int
+
+
+Piece: TypeAlias = Prefilled | Delta | Done
+"""What a running engine yields: any number of `Prefilled`, any number of `Delta`, then one `Done`."""

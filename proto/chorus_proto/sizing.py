@@ -77,6 +77,8 @@ class LoadShape:
     cache_type: CacheType = CacheType.F16
     ubatch_tokens: int = 512
     flash_attention: bool = True
+    full_sliding_cache: bool = False
+    """Layers with a sliding window keep every token all the same (llama.cpp's `--swa-full`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,9 +159,10 @@ def kv_bytes(shape: ModelShape, load: LoadShape) -> int:
     full_cells = _slot_cells(shape, load)
     sliding_layers = 0
     sliding_cells = full_cells
-    if shape.sliding_window_tokens is not None and shape.sliding_layers is not None:
+    window_tokens = None if load.full_sliding_cache else shape.sliding_window_tokens
+    if window_tokens is not None and shape.sliding_layers is not None:
         sliding_layers = min(shape.sliding_layers, shape.layers)
-        sliding_cells = min(full_cells, _rounded_up(shape.sliding_window_tokens + load.ubatch_tokens))
+        sliding_cells = min(full_cells, _rounded_up(window_tokens + load.ubatch_tokens))
     cells = (shape.layers - sliding_layers) * full_cells + sliding_layers * sliding_cells
     return round(load.slots * cells * _bytes_per_cell(shape, load.cache_type))
 

@@ -14,6 +14,7 @@ class EngineKind(StrEnum):
     REMOTE = "remote"
     SCRIPTED = "scripted"
     LOCAL_SERVERS = "local_servers"
+    TRANSFORMERS = "transformers"
 
 
 class NodeState(StrEnum):
@@ -176,6 +177,31 @@ class ReplicaReport:
     """ErrorCode of a failed load, as text: a newer agent may know more of them."""
     kept: bool = False
     """The PC's owner wants it loaded, whatever the placement says; the coordinator uses it and never unloads it."""
+    keep_alive_s: float | None = None
+    """Loaded on demand: the agent frees it after so long without a use. None: it stays until it is told to go."""
+    evicted_for: ModelName | None = None
+    """GONE only: the model that needed the memory."""
+    expected_bytes: int | None = None
+    """`predicted_bytes`, corrected by what earlier loads measured."""
+    arithmetic: str = ""
+    """Pre-flight's sum, for people."""
+    restarts: int = 0
+    """Of its engine, since it last ran well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """What the last load of one model on one node took, whether it is loaded now or not. See `ReplicaReport`."""
+
+    model: ModelName
+    engine: EngineKind
+    context_tokens: int = 0
+    slots: int = 1
+    predicted_bytes: int | None = None
+    expected_bytes: int | None = None
+    resident_bytes: int | None = None
+    load_s: float | None = None
+    arithmetic: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +277,7 @@ class Node:
     version: str = ""
     ram_available_bytes: int | None = None
     cpu_percent: float | None = None
+    footprints: tuple[Footprint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

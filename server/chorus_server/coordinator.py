@@ -14,8 +14,8 @@ from chorus_proto import PROTOCOL_MAX, __version__
 from chorus_proto.catalogue import shape_of, tier_of
 from chorus_proto.clock import Clock
 from chorus_proto.cluster import Ask, AskEvent, Call, CallEvent
-from chorus_proto.errors import ClusterError, Draining, ErrorCode
-from chorus_proto.ids import ModelName, NodeId
+from chorus_proto.errors import Draining, ErrorCode
+from chorus_proto.ids import ModelName
 from chorus_proto.values import (
     Assignment,
     ClusterState,
@@ -29,25 +29,26 @@ from chorus_proto.values import (
     Welcome,
 )
 from chorus_server.council import Council
+from chorus_server.demand import Demand
 from chorus_server.dispatch import Dispatcher
-from chorus_server.events import Events, ModelAssigned, NodeChanged, NodeRegistered, ReplicaChanged
+from chorus_server.events import Events, LoadDemanded, ModelAssigned, NodeChanged, NodeRegistered, ReplicaChanged
+from chorus_server.learnt import Learnt
 from chorus_server.link import AgentLink
+from chorus_server.loads import Loads
 from chorus_server.metrics import Counters, StateCollector, exposition
 from chorus_server.placement import PlacementNode, PlacementRules, assign
 from chorus_server.queue import WaitingRoom
 from chorus_server.reconcile import Reconciler
-from chorus_server.registry import NodeRecord, Rates, Registry, Transition, check_inventory
+from chorus_server.registry import NodeRecord, Registry, Transition, check_inventory
 from chorus_server.routing import Router
 from chorus_server.settings import CoordinatorSettings
-from chorus_server.store import Measurement, Store
+from chorus_server.store import Store
 
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 0.25
 SAVE_EVERY_S = 5.0
 DRAIN_POLL_S = 0.05
-TOO_BIG_FOR_S = 600.0
-"""A model that did not fit a node is left out of its placement for this long; POST /reassign ends it at once."""
 
 
 class Coordinator:
@@ -66,7 +67,16 @@ class Coordinator:
             dead_after_s=settings.dead_after_s,
             forget_after_s=settings.forget_after_s,
         )
-        self._room = WaitingRoom(self._registry, Router(), clock, limit=settings.queue_limit)
+        self._loads = Loads(clock, slots=settings.slots, context_tokens=settings.context_tokens)
+        self._demand = Demand(
+            self._registry,
+            self._loads,
+            clock,
+            self._load_demanded,
+            keep_alive_s=settings.model_keep_alive_s,
+            back_within_s=settings.suspect_after_s,
+        )
+        self._room = WaitingRoom(self._registry, Router(), self._demand, clock, limit=settings.queue_limit)
         self._dispatcher = Dispatcher(
             self._registry,
             self._room,
@@ -78,18 +88,8 @@ class Coordinator:
             attempts=settings.attempts,
         )
         self._council = Council(self._registry, self._room, self._dispatcher, clock)
-        self._reconciler = Reconciler(
-            self._registry,
-            clock,
-            slots=settings.slots,
-            context_tokens=settings.context_tokens,
-            unload_within_s=settings.unload_within_s,
-        )
-        self._remembered: dict[NodeId, ModelName] = {}
-        self._learnt: dict[tuple[NodeId, ModelName], Measurement] = {}
-        self._too_big: dict[tuple[NodeId, ModelName], float] = {}
-        self._measured: set[tuple[NodeId, ModelName]] = set()
-        self._unsaved: set[NodeId] = set()
+        self._reconciler = Reconciler(self._registry, self._loads, unload_within_s=settings.unload_within_s)
+        self._learnt = Learnt(store, clock)
         self._draining = False
         self._reconcile_is_due = False
         self._counters.registry.register(StateCollector(self._state))
@@ -101,14 +101,10 @@ class Coordinator:
         if self._draining:
             raise Draining("the coordinator is shutting down", retry_after_s=5)
         record = self._registry.admit(hello, address, link)
-        if record.assigned is None:
-            record.assigned = self._remembered.get(record.node_id)
-        for (node_id, model), one in self._learnt.items():
-            if node_id == record.node_id and model not in record.rates:
-                record.rates[model] = Rates(one.decode_tokens_per_s, one.prefill_tokens_per_s, one.samples)
-        self._unsaved.add(record.node_id)
-        self._reconciler.link_is_new(record)
+        self._learnt.joined(record)
+        self._loads.link_is_new(record)
         self._place([record])
+        self._registry.explain_absence(record)
         total = len(self._registry.present())
         self.events.tell(NodeRegistered(node=self._registry.shown(record), total_nodes=total))
         self._reconcile()
@@ -134,26 +130,22 @@ class Coordinator:
         if report.model not in record.models and report.model not in record.replicas:
             log.warning("node %s reports the model %s, which it never announced", record.name, report.model)
             return
-        before = record.replicas.get(report.model)
-        known = before is not None and before.report.state is report.state
+        replica = record.replicas.get(report.model)
+        before = None if replica is None else replica.report.state
         self._registry.report(record, report)
-        if report.state is ReplicaState.READY:
-            self._measured.add((record.node_id, report.model))
-        if report.state is ReplicaState.FAILED and not known:
-            if report.failure_code == ErrorCode.INSUFFICIENT_MEMORY:
-                self._too_big[record.node_id, report.model] = self._clock.monotonic_s() + TOO_BIG_FOR_S
-                log.warning(
-                    "node %s has no memory for %s now: %s",
-                    record.name,
-                    report.model,
-                    report.detail,
-                )
+        self._learnt.saw(record, report)
+        pause_s = self._loads.reported(record, report, before)
+        if pause_s is not None:
+            log.warning("node %s: %s failed: %s", record.name, report.model, report.detail)
+            if record.assigned == report.model and self._is_unplaceable(record, report.model):
                 self._place([record])
-            delay_s = self._reconciler.load_failed(record, report.model)
-            log.warning("node %s: %s failed: %s; next try in %.0f s", record.name, report.model, report.detail, delay_s)
-        if not known:
+        if before is not report.state:
             self.events.tell(ReplicaChanged(node_id=record.node_id, node_name=record.name, report=report))
         self._reconcile()
+
+    def _load_demanded(self, event: LoadDemanded) -> None:
+        self._counters.demanded(event.node_name, event.model)
+        self.events.tell(event)
 
     def inventory_reported(self, record: NodeRecord, models: Iterable[ModelFile]) -> None:
         announced = list(models)
@@ -187,7 +179,7 @@ class Coordinator:
     def _reconcile_now(self) -> None:
         self._reconcile_is_due = False
         self._reconciler.step()
-        self._room.slots_changed()
+        self._room.look()
 
     # Placement ----------------------------------------------------------------------------------------------------
 
@@ -212,9 +204,15 @@ class Coordinator:
             name=record.name,
             score=record.score.score,
             hardware=record.hello.hardware,
-            models=tuple(file for file in record.models.values() if (record.node_id, file.name) not in self._too_big),
+            models=tuple(file for file in record.models.values() if not self._is_unplaceable(record, file.name)),
             current_model=record.assigned,
         )
+
+    def _is_unplaceable(self, record: NodeRecord, model: ModelName) -> bool:
+        """True where the node has said that the model does not fit now, or that its file is damaged."""
+        refusal = self._loads.refusal(record, model)
+        damaged = refusal is not None and refusal.code is ErrorCode.MODEL_DAMAGED
+        return damaged or self._loads.is_too_big(record, model)
 
     # What callers ask: the Cluster protocol -----------------------------------------------------------------------
 
@@ -244,7 +242,7 @@ class Coordinator:
         """See `Cluster.reassign`."""
         self._refuse_when_draining()
         records = [record for record in self._registry.present() if record.link is not None]
-        self._too_big.clear()
+        self._loads.wish_again(records)
         assignments = self._place(records)
         self._reconcile()
         return Reassignment(assignments=tuple(assignments))
@@ -311,71 +309,21 @@ class Coordinator:
     def _sweep(self) -> None:
         for transition in self._registry.sweep():
             self._tell(transition)
-        self._ask_again_for_the_big()
+        due = self._loads.no_longer_too_big()
+        if due:
+            self._place([record for record in self._registry.present() if record.node_id in due])
         for record in self._registry.records():
             if record.link is not None:
                 record.link.cut_slow_callers(self._settings.slow_caller_s)
         self._reconcile()
 
-    def _ask_again_for_the_big(self) -> None:
-        """Memory that other programs held may be free by now; the agent judges anew and has the last word."""
-        now_s = self._clock.monotonic_s()
-        due = {node_id for (node_id, _), until_s in self._too_big.items() if until_s <= now_s}
-        if due:
-            self._too_big = {key: until_s for key, until_s in self._too_big.items() if until_s > now_s}
-            self._place([record for record in self._registry.present() if record.node_id in due])
-
     async def remember(self) -> None:
-        """Take back what earlier runs learnt: who held which model, and how fast."""
-        self._remembered = await self._store.assignments()
-        self._learnt = {(one.node_id, one.model): one for one in await self._store.measurements()}
+        """Take back what earlier runs learnt."""
+        await self._learnt.remember()
 
     async def save(self) -> None:
-        """Write down who joined and what was assigned or measured since the last time. A full disk is only logged."""
-        for record in self._registry.present():
-            try:
-                await self._save_node(record)
-            except ClusterError as error:
-                log.error("the state of node %s could not be saved, later again: %s", record.name, error.message)
-
-    async def _save_node(self, record: NodeRecord) -> None:
-        if record.node_id in self._unsaved:
-            await self._store.save_node(
-                node_id=record.node_id,
-                name=record.name,
-                client_id=record.client_id,
-                hardware=record.hello.hardware,
-                score=record.score.score,
-                seen_unix_s=self._clock.unix_s(),
-            )
-            self._unsaved.discard(record.node_id)
-        if self._remembered.get(record.node_id) != record.assigned:
-            await self._store.save_assignment(record.node_id, record.assigned, record.assignment_reason)
-            if record.assigned is None:
-                self._remembered.pop(record.node_id, None)
-            else:
-                self._remembered[record.node_id] = record.assigned
-        for model, replica in record.replicas.items():
-            rates = record.rates.get(model, Rates())
-            report = replica.report
-            if report.engine is None or not (rates.changed or (record.node_id, model) in self._measured):
-                continue
-            await self._store.save_measurement(
-                Measurement(
-                    node_id=record.node_id,
-                    model=model,
-                    engine=report.engine,
-                    decode_tokens_per_s=rates.decode_tokens_per_s,
-                    prefill_tokens_per_s=rates.prefill_tokens_per_s,
-                    resident_bytes=report.resident_bytes,
-                    predicted_bytes=report.predicted_bytes,
-                    load_s=report.load_s,
-                    samples=rates.samples,
-                    updated_unix_s=self._clock.unix_s(),
-                )
-            )
-            rates.changed = False
-            self._measured.discard((record.node_id, model))
+        """Write down what was learnt since the last time. A full disk is only logged."""
+        await self._learnt.save(self._registry.present())
 
     async def drain(self) -> None:
         """Take nothing new, let running requests finish within the drain limit, then say goodbye to the agents."""

@@ -37,6 +37,7 @@ from chorus_server.aggregate import aggregate
 from chorus_server.dispatch import Dispatcher
 from chorus_server.queue import WaitingRoom
 from chorus_server.registry import NodeRecord, Registry
+from chorus_server.routing import Need
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +78,27 @@ class Council:
             for record in records
             if (chosen := self._model_to_ask(record, model, wanted_by_name=bool(ask.nodes))) is not None
         ]
+        if not members and model is not None:
+            members = self._to_be_loaded(ask, model)
         if not members:
             what = "a model" if model is None else f"model {model}"
             raise NoReplica(f"no node has {what} ready; GET /status shows what is loading", retry_after_s=10)
         return members
+
+    def _to_be_loaded(self, ask: Ask, model: ModelName) -> list[Member]:
+        """Nobody serves the model: those who load it, else the one node where it would be loaded for a request."""
+        loading = [
+            record.node_id
+            for record in self._registry.present()
+            if record.takes_work
+            and model in record.replicas
+            and record.replicas[model].report.state is ReplicaState.LOADING
+        ]
+        best = None if loading else self._room.would_load_on(model, Need(prompt_tokens=ask.prompt_tokens_estimate))
+        return [
+            Member(node_id=node_id, node_name=self._registry.find(node_id).name, model=model)
+            for node_id in (loading if best is None else [best])
+        ]
 
     @staticmethod
     def _model_to_ask(record: NodeRecord, model: ModelName | None, *, wanted_by_name: bool) -> ModelName | None:

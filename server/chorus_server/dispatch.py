@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -12,7 +13,7 @@ from itertools import count
 from chorus_proto.channel import GENERATION_LIMIT_BYTES
 from chorus_proto.clock import Clock
 from chorus_proto.cluster import Call, CallEvent, CallFinished, CallOutput, CallStarted
-from chorus_proto.errors import BodyTooLarge, ClusterError, DeadlineExceeded, NoReplica, QueueTimeout
+from chorus_proto.errors import BodyTooLarge, ClusterError, DeadlineExceeded
 from chorus_proto.ids import ExecutionId
 from chorus_proto.values import RoutingStrategy
 from chorus_server.metrics import Counters
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 EXPECTED_TOKENS = 190
 """Output length assumed when the caller sets no limit: the median-like constant measured in scheduling studies."""
+
+SETTLE_S = 1.0
+"""A failed attempt may be heard of before the end of the engine behind it: refusals count after this time only."""
 
 
 class Dispatcher:
@@ -84,14 +88,24 @@ class Dispatcher:
         )
         excluded: set[int] = set()
         lost: ClusterError | None = None
+        lost_at_s = -math.inf
+        waited_s = 0.0
         for attempt in range(1, attempts + 1):
             left_s = deadline_s - self._clock.monotonic_s()
             if left_s <= 0:
                 raise DeadlineExceeded(f"the request's {call.within_s:g} s were over before a slot came free")
             wanted = SeatRequest(
-                model=model, need=need, strategy=strategy, node_id=node_id, excluded=frozenset(excluded)
+                model=model,
+                need=need,
+                strategy=strategy,
+                node_id=node_id,
+                excluded=frozenset(excluded),
+                settles_at_s=lost_at_s + SETTLE_S,
+                back_until_s=lost_at_s + self._retry_within_s,
             )
-            seat = await self._seat(wanted, call, left_s, lost)
+            waits_since_s = self._clock.monotonic_s()
+            seat = await self._seat(wanted, call, waited_s, left_s, lost)
+            waited_s += self._clock.monotonic_s() - waits_since_s
             shown = False
             try:
                 yield CallStarted(
@@ -113,18 +127,21 @@ class Dispatcher:
                 log.info("request %s leaves node %s: %s", call.request_id, seat.record.name, error.message)
                 self._counters.retried()
                 excluded.add(seat.replica.incarnation)
-                lost = error
+                lost, lost_at_s = error, self._clock.monotonic_s()
             finally:
                 seat.give_back()
 
-    async def _seat(self, wanted: SeatRequest, call: Call, left_s: float, lost: ClusterError | None) -> Seat:
-        """A slot; after a lost attempt the wait is short and ends with the reason of the loss."""
+    async def _seat(
+        self, wanted: SeatRequest, call: Call, waited_s: float, left_s: float, lost: ClusterError | None
+    ) -> Seat:
+        """A slot. After a lost attempt the wait goes on, and a refusal is the reason of the loss."""
+        queue_s = self._queue_within_s if call.queue_within_s is None else call.queue_within_s
         if lost is None:
-            queue_s = self._queue_within_s if call.queue_within_s is None else call.queue_within_s
             return await self._room.take(wanted, within_s=min(queue_s, left_s))
         try:
-            return await self._room.take(wanted, within_s=min(self._retry_within_s, left_s))
-        except (NoReplica, QueueTimeout):
+            return await self._room.take(wanted, within_s=min(max(queue_s - waited_s, self._retry_within_s), left_s))
+        except ClusterError as error:
+            log.info("request %s finds no other replica: %s", call.request_id, error.message)
             raise lost from None
 
     async def _attempt(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from chorus_proto.ids import NodeId
+from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.values import Assignment, Node, NodeState, ReplicaReport
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,18 @@ class ModelAssigned:
     assignment: Assignment
 
 
-Event: TypeAlias = NodeRegistered | NodeChanged | ReplicaChanged | ModelAssigned
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadDemanded:
+    """A model is loaded because `waiting` requests wait for it; `reason` says why on this node."""
+
+    node_id: NodeId
+    node_name: str
+    model: ModelName
+    waiting: int
+    reason: str
+
+
+Event: TypeAlias = NodeRegistered | NodeChanged | ReplicaChanged | ModelAssigned | LoadDemanded
 Listener: TypeAlias = Callable[[Event], None]
 
 

@@ -128,10 +128,20 @@ class AgentLink:
         self._executions[execution_id] = execution
         return execution
 
-    def load(self, model: ModelName, *, slots: int, context_tokens: int) -> None:
-        self._send(
-            node_pb2.CoordinatorFrame(load=node_pb2.LoadModel(model=model, slots=slots, context_tokens=context_tokens))
+    def load(
+        self,
+        model: ModelName,
+        *,
+        slots: int,
+        context_tokens: int,
+        keep_alive_s: float | None = None,
+        retry: bool = False,
+    ) -> None:
+        """`keep_alive_s`: the agent frees it after so long without a use; None: it stays."""
+        order = node_pb2.LoadModel(
+            model=model, slots=slots, context_tokens=context_tokens, keep_alive_s=keep_alive_s, retry=retry
         )
+        self._send(node_pb2.CoordinatorFrame(load=order))
 
     def unload(self, model: ModelName, *, drain_s: float) -> None:
         self._send(node_pb2.CoordinatorFrame(unload=node_pb2.UnloadModel(model=model, drain_ms=round(drain_s * 1000))))

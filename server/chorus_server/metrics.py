@@ -31,6 +31,12 @@ class Counters:
             "Attempts that moved to another replica before their first token",
             registry=self.registry,
         )
+        self._demanded = Counter(
+            "chorus_demanded_loads_total",
+            "Loads ordered because requests waited for the model",
+            ["node", "model"],
+            registry=self.registry,
+        )
         self._tokens = Counter(
             "chorus_tokens_total", "Tokens read and written", ["node", "model", "kind"], registry=self.registry
         )
@@ -69,6 +75,9 @@ class Counters:
 
     def retried(self) -> None:
         self._retries.inc()
+
+    def demanded(self, node: str, model: str) -> None:
+        self._demanded.labels(node, model).inc()
 
 
 class StateCollector(Collector):

@@ -1,17 +1,29 @@
-"""The waiting room: requests that need a slot, in the order they came. Choosing a slot and taking it is one step."""
+"""The waiting room: requests that need a slot, in the order they came. Choosing a slot and taking it is one step.
+
+Who waits for a model that no node serves makes `Demand` load it, and is refused at once when no node can.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from chorus_proto.catalogue import closest, normalised
 from chorus_proto.clock import Clock
-from chorus_proto.errors import InvalidRequest, ModelNotFound, NoNodes, NoReplica, QueueFull, QueueTimeout
+from chorus_proto.errors import (
+    ClusterError,
+    InvalidRequest,
+    ModelNotFound,
+    NoNodes,
+    NoReplica,
+    QueueFull,
+    QueueTimeout,
+)
 from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.values import ReplicaState, RoutingStrategy
+from chorus_server.demand import Demand, Hopeless, Want
 from chorus_server.link import AgentLink
 from chorus_server.registry import NodeRecord, Registry, ReplicaRecord
 from chorus_server.routing import Candidate, Decision, Need, Router
@@ -26,6 +38,11 @@ class SeatRequest:
     strategy: RoutingStrategy
     node_id: NodeId | None = None
     excluded: frozenset[int] = frozenset()
+    settles_at_s: float = 0.0
+    """Until then no refusal is final: its replica has failed this moment, and what its node makes of it is not known
+    yet."""
+    back_until_s: float = 0.0
+    """Until then it waits although no node is there that could refuse it: a lost one may come back."""
 
 
 class Seat:
@@ -55,9 +72,10 @@ class _Waiter:
 class WaitingRoom:
     """Hands out slots. A freed slot goes to the oldest waiter it suits; at most `limit` wait."""
 
-    def __init__(self, registry: Registry, router: Router, clock: Clock, *, limit: int) -> None:
+    def __init__(self, registry: Registry, router: Router, demand: Demand, clock: Clock, *, limit: int) -> None:
         self._registry = registry
         self._router = router
+        self._demand = demand
         self._clock = clock
         self._limit = limit
         self._waiters: deque[_Waiter] = deque()
@@ -93,24 +111,29 @@ class WaitingRoom:
         return held
 
     async def take(self, request: SeatRequest, *, within_s: float) -> Seat:
-        """A slot, at once or when one comes free. Raises NoReplica, QueueFull or QueueTimeout."""
+        """A slot, at once or when one comes free, after a load if need be.
+
+        Raises QueueFull, QueueTimeout, and what `Hopeless.error` says when no node can serve the request.
+        """
         if not any(self._same_slots(request, waiter.request) for waiter in self._waiters):
             seat = self._seat_now(request)
             if seat is not None:
                 return seat
-        self._refuse_the_hopeless(request)
+        if within_s <= 0:
+            raise self._cannot_wait(request)
         if len(self._waiters) >= self._limit:
             raise QueueFull(f"{self._limit} requests are waiting already; try again later", retry_after_s=5)
-        if within_s <= 0:
-            raise QueueTimeout(f"every slot of {request.model} is taken", retry_after_s=1)
         waiter = _Waiter(request)
         self._waiters.append(waiter)
         try:
+            # A look at everybody is for who is the first to wait; who comes later finds the load ordered.
+            if not self._demand.is_coming(_want(request)):
+                self._attend()
             async with asyncio.timeout(within_s):
                 return await waiter.seat
         except TimeoutError:
             self._return_late_seat(waiter)
-            raise QueueTimeout(f"no slot of {request.model} came free within {within_s:g} s", retry_after_s=5) from None
+            raise self._waited_in_vain(request, within_s) from None
         except asyncio.CancelledError:
             self._return_late_seat(waiter)
             raise
@@ -118,10 +141,31 @@ class WaitingRoom:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
+    def would_load_on(self, model: ModelName, need: Need) -> NodeId | None:
+        """The node on which the model would be loaded for a request, None when no node can."""
+        best = self._demand.choice(Want(model=model, need=need), {}).best
+        return None if best is None else best.site.node_id
+
+    def _cannot_wait(self, request: SeatRequest) -> ClusterError:
+        want = _want(request)
+        hopeless = self._demand.hopeless(want)
+        if hopeless is not None:
+            return hopeless.error()
+        if not self._demand.is_coming(want):
+            return NoReplica(f"model {request.model} is not loaded, and this request may not wait", retry_after_s=10)
+        going_on = self._demand.progress_words(want)
+        return QueueTimeout(going_on or f"every slot of {request.model} is taken", retry_after_s=1)
+
+    def _waited_in_vain(self, request: SeatRequest, within_s: float) -> QueueTimeout:
+        going_on = self._demand.progress_words(_want(request))
+        if not going_on:
+            return QueueTimeout(f"no slot of {request.model} came free within {within_s:g} s", retry_after_s=5)
+        return QueueTimeout(f"model {request.model} was not ready within {within_s:g} s: {going_on}", retry_after_s=5)
+
     @staticmethod
     def _return_late_seat(waiter: _Waiter) -> None:
         """The seat may have been handed over in the very moment the waiter gave up."""
-        if waiter.seat.done() and not waiter.seat.cancelled():
+        if waiter.seat.done() and not waiter.seat.cancelled() and waiter.seat.exception() is None:
             waiter.seat.result().give_back()
 
     @staticmethod
@@ -130,8 +174,31 @@ class WaitingRoom:
             one.node_id is None or other.node_id is None or one.node_id == other.node_id
         )
 
+    def look(self) -> None:
+        """Something changed: serve who waits, order the loads that they need, refuse those whom no node can serve."""
+        self.slots_changed()
+        self._attend()
+
+    def _attend(self) -> None:
+        groups: dict[tuple[ModelName, NodeId | None, frozenset[int]], list[_Waiter]] = {}
+        for waiter in self._waiters:
+            if not waiter.seat.done():
+                one = waiter.request
+                groups.setdefault((one.model, one.node_id, one.excluded), []).append(waiter)
+        wants = [replace(_want(waiters[0].request), waiting=len(waiters)) for waiters in groups.values()]
+        for waiters, hopeless in zip(groups.values(), self._demand.step(wants), strict=True):
+            if hopeless is not None:
+                self._refuse(waiters, hopeless)
+
+    def _refuse(self, waiters: Sequence[_Waiter], hopeless: Hopeless) -> None:
+        now_s = self._clock.monotonic_s()
+        for waiter in waiters:
+            request = waiter.request
+            if now_s >= (request.back_until_s if hopeless.nobody_is_there else request.settles_at_s):
+                waiter.seat.set_exception(hopeless.error())
+
     def slots_changed(self) -> None:
-        """A slot, replica or node came: serve who waits, oldest first."""
+        """A slot came free: serve who waits, oldest first."""
         for waiter in list(self._waiters):
             if waiter.seat.done():
                 continue
@@ -153,7 +220,10 @@ class WaitingRoom:
 
     def _candidates(self, request: SeatRequest) -> list[Candidate]:
         candidates: list[Candidate] = []
-        for record, replica in self._replicas(request, lambda record: record.takes_work):
+        for record in self._registry.records():
+            replica = record.replicas.get(request.model)
+            if replica is None or not record.takes_work or request.node_id not in (None, record.node_id):
+                continue
             if replica.report.state is not ReplicaState.READY or replica.incarnation in request.excluded:
                 continue
             rates = record.rates.get(request.model)
@@ -171,40 +241,6 @@ class WaitingRoom:
             )
         return candidates
 
-    def _replicas(
-        self, request: SeatRequest, accept: Callable[[NodeRecord], bool]
-    ) -> Iterable[tuple[NodeRecord, ReplicaRecord]]:
-        for record in self._registry.records():
-            if request.node_id is not None and record.node_id != request.node_id:
-                continue
-            replica = record.replicas.get(request.model)
-            if replica is not None and accept(record):
-                yield record, replica
 
-    def _refuse_the_hopeless(self, request: SeatRequest) -> None:
-        """Wait only for what can come: raises NoReplica when no node has, loads or is to load the model."""
-        for record in self._registry.present():
-            if request.node_id in (None, record.node_id) and self._may_serve(record, request):
-                return
-        where = "" if request.node_id is None else f" on node {self._registry.find(request.node_id).name}"
-        ready = ", ".join(sorted(self._ready_models())) or "none"
-        raise NoReplica(f"model {request.model} is not loaded{where}; models ready now: {ready}", retry_after_s=10)
-
-    def _ready_models(self) -> set[ModelName]:
-        return {
-            name
-            for record in self._registry.present()
-            for name, replica in record.replicas.items()
-            if replica.report.state is ReplicaState.READY
-        }
-
-    @staticmethod
-    def _may_serve(record: NodeRecord, request: SeatRequest) -> bool:
-        """True when this node may yet give a slot: a busy replica, one that loads, or a node that may come back."""
-        replica = record.replicas.get(request.model)
-        to_be_loaded = record.assigned == request.model
-        if replica is None or not record.takes_work:
-            return to_be_loaded or replica is not None
-        if replica.report.state is ReplicaState.READY:
-            return replica.incarnation not in request.excluded
-        return to_be_loaded or replica.report.state is ReplicaState.LOADING
+def _want(request: SeatRequest) -> Want:
+    return Want(model=request.model, need=request.need, node_id=request.node_id, excluded=request.excluded)

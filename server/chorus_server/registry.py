@@ -17,7 +17,9 @@ from chorus_proto import PROTOCOL_MAX, PROTOCOL_MIN, __version__
 from chorus_proto.clock import Clock
 from chorus_proto.errors import DuplicateNode, InvalidRequest, NodeNotFound, VersionMismatch
 from chorus_proto.ids import ModelName, NodeId
+from chorus_proto.sizing import DeviceKind
 from chorus_proto.values import (
+    Footprint,
     Heartbeat,
     Hello,
     ModelFile,
@@ -29,12 +31,15 @@ from chorus_proto.values import (
     Score,
 )
 from chorus_server.link import AgentLink
-from chorus_server.scoring import score
+from chorus_server.scoring import score, usable_bytes
 
 NAME_LIMIT = 64
 MODELS_LIMIT = 2_000
 MODEL_NAME_LIMIT = 256
 REPLICAS_LIMIT = 64
+
+_HERE = (ReplicaState.LOADING, ReplicaState.READY, ReplicaState.UNLOADING)
+"""States in which a replica takes memory."""
 
 
 @dataclass(slots=True)
@@ -65,7 +70,12 @@ class ReplicaRecord:
 
     report: ReplicaReport
     incarnation: int
+    ready_since_s: float | None = None
+    """When this incarnation was reported ready, on the coordinator's monotonic clock."""
     slots_busy: int = 0
+    told_to_go: bool = False
+    told_to_stay: bool = False
+    """Ordered once; a new link makes a new incarnation, and the order is given again."""
 
 
 @dataclass(slots=True)
@@ -83,8 +93,14 @@ class NodeRecord:
     models: dict[ModelName, ModelFile] = field(default_factory=dict[ModelName, ModelFile])
     replicas: dict[ModelName, ReplicaRecord] = field(default_factory=dict[ModelName, ReplicaRecord])
     rates: dict[ModelName, Rates] = field(default_factory=dict[ModelName, Rates])
+    footprints: dict[ModelName, Footprint] = field(default_factory=dict[ModelName, Footprint])
     assigned: ModelName | None = None
     assignment_reason: str = ""
+    displaced_by: dict[ModelName, ModelName] = field(default_factory=dict[ModelName, ModelName])
+    """Models that had to go, and the one that needed their memory."""
+    resting: set[ModelName] = field(default_factory=set[ModelName])
+    """Models that were to stay and that the PC's owner wants freed when nobody uses them."""
+    device: DeviceKind = DeviceKind.CPU
 
     @property
     def node_id(self) -> NodeId:
@@ -97,6 +113,40 @@ class NodeRecord:
     @property
     def takes_work(self) -> bool:
         return self.state is NodeState.ALIVE and self.link is not None
+
+    def waits_for_callers(self, model: ModelName) -> bool:
+        """True for a model that is assigned and is loaded again only when it is asked for.
+
+        Its owner had it freed, or it had to go for a warm copy that is still there.
+        """
+        newcomer = self.displaced_by.get(model)
+        replica = None if newcomer is None else self.replicas.get(newcomer)
+        displaced = replica is not None and replica.report.keep_alive_s is not None and replica.report.state in _HERE
+        return displaced or model in self.resting
+
+    @property
+    def free_bytes(self) -> int | None:
+        """Free now in the memory where models lie on this PC; None when it does not tell."""
+        gpus = self.hello.hardware.gpus
+        if self.device is DeviceKind.DISCRETE_GPU:
+            told = [gpu.memory_free_bytes for gpu in gpus]
+            if self.beat is not None and len(self.beat.gpu_free_bytes) == len(gpus):
+                told = list(self.beat.gpu_free_bytes)
+            mine = [free for gpu, free in zip(gpus, told, strict=True) if gpu.usable and not gpu.shares_host_memory]
+            known = [free for free in mine if free is not None]
+            return sum(known) if len(known) == len(mine) else None
+        if self.beat is not None and self.beat.ram_available_bytes is not None:
+            return self.beat.ram_available_bytes
+        return self.hello.hardware.ram_available_bytes
+
+    @property
+    def total_bytes(self) -> int | None:
+        """The larger of its cards' memory together and its RAM; None when unknown. No model is larger than that."""
+        hardware = self.hello.hardware
+        if hardware.ram_bytes is None:
+            return None
+        cards = sum(gpu.memory_bytes or 0 for gpu in hardware.gpus if gpu.usable and not gpu.shares_host_memory)
+        return max(cards, hardware.ram_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,12 +191,15 @@ class Registry:
             link=link,
             beat_at_s=self._clock.monotonic_s(),
             models={file.name: file for file in hello.models},
-            replicas={report.model: ReplicaRecord(report, next(self._incarnations)) for report in hello.replicas},
+            replicas={report.model: self._new_replica(report) for report in hello.replicas},
+            device=usable_bytes(hello.hardware)[1],
         )
         if known is not None:
             if known.link is not None:
                 known.link.broken("opened a new link")
             record.rates = known.rates
+            record.footprints = known.footprints
+            record.displaced_by, record.resting = known.displaced_by, known.resting
             record.assigned, record.assignment_reason = known.assigned, known.assignment_reason
         self._nodes[hello.node_id] = record
         return record
@@ -209,10 +262,52 @@ class Registry:
         known = record.replicas.get(report.model)
         if report.state is ReplicaState.GONE:
             record.replicas.pop(report.model, None)
-        elif known is None or (report.state is ReplicaState.READY and known.report.state is not ReplicaState.READY):
-            record.replicas[report.model] = ReplicaRecord(report, next(self._incarnations))
+            self._displaced(record, report.model, report.evicted_for)
+            if known is not None and known.told_to_stay and known.report.keep_alive_s is not None:
+                record.resting.add(report.model)
+            return
+        record.displaced_by.pop(report.model, None)
+        record.resting.discard(report.model)
+        if known is None or (report.state is ReplicaState.READY and self._is_new(known.report, report)):
+            record.replicas[report.model] = self._new_replica(report)
         else:
             known.report = report
+
+    @staticmethod
+    def _is_new(known: ReplicaReport, report: ReplicaReport) -> bool:
+        """Whether the engine behind a ready replica is another one than the one known before."""
+        same = (ReplicaState.READY, ReplicaState.UNLOADING)  # an agent may think better of an unload
+        return known.state not in same or report.restarts > known.restarts
+
+    def _new_replica(self, report: ReplicaReport) -> ReplicaRecord:
+        ready_since_s = self._clock.monotonic_s() if report.state is ReplicaState.READY else None
+        return ReplicaRecord(report, next(self._incarnations), ready_since_s)
+
+    @staticmethod
+    def _displaced(record: NodeRecord, gone: ModelName, newcomer: ModelName | None) -> None:
+        """`gone` left for `newcomer`, if for any; what had to go for `gone` has to go for `newcomer` now."""
+        record.displaced_by.pop(gone, None)
+        if newcomer is None:
+            return
+        heirs = {victim: newcomer for victim, by in record.displaced_by.items() if by == gone and victim != newcomer}
+        record.displaced_by.update(heirs)
+        record.displaced_by[gone] = newcomer
+
+    def explain_absence(self, record: NodeRecord) -> None:
+        """A node came back without its assigned model, with warm copies: the largest is taken for the reason.
+
+        What was reported on a link that this coordinator never had, or lost, is not known in any better way.
+        """
+        model = record.assigned
+        if model is None or model in record.replicas or record.waits_for_callers(model):
+            return
+        warm = [
+            replica.report
+            for replica in record.replicas.values()
+            if replica.report.keep_alive_s is not None and replica.report.state in _HERE and not replica.report.kept
+        ]
+        if warm:
+            record.displaced_by[model] = max(warm, key=lambda report: report.resident_bytes or 0).model
 
     def inventory(self, record: NodeRecord, models: Iterable[ModelFile]) -> None:
         record.models = {file.name: file for file in models}
@@ -259,6 +354,7 @@ class Registry:
             version=record.hello.version,
             ram_available_bytes=None if beat is None else beat.ram_available_bytes,
             cpu_percent=None if beat is None else beat.cpu_percent,
+            footprints=tuple(record.footprints.values()),
         )
 
     @staticmethod

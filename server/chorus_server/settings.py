@@ -31,7 +31,10 @@ class CoordinatorSettings:
     slots: int = setting(4, "generations at once per replica", minimum=1, maximum=1024)
     queue_limit: int = setting(1000, "requests that may wait for a slot", minimum=1)
     queue_within_s: float = setting(120.0, "longest wait for a slot by default", minimum=0, maximum=3600)
-    retry_within_s: float = setting(12.0, "longest wait for another replica after one was lost", minimum=0, maximum=600)
+    retry_within_s: float = setting(12.0, "a request whose node was lost waits so long for any", minimum=0, maximum=600)
+    model_keep_alive_s: float = setting(
+        300.0, "a model loaded for a request is freed after this long without one", minimum=0.1, maximum=31_536_000
+    )
     attempts: int = setting(3, "nodes that may try one request", minimum=1, maximum=10)
     window_bytes: int = setting(256 * 1024, "unread bytes of one answer before its node pauses", minimum=4096)
     slow_caller_s: float = setting(30.0, "a caller who reads nothing for this long is cut", minimum=1)

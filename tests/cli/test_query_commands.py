@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from chorus_cli.commands.ask import print_aggregate, print_member, reply_fields
@@ -51,6 +53,13 @@ def test_a_node_row_shows_progress_and_a_predicted_speed_as_such() -> None:
     assert row["TOK/S"] == "~40"
     assert row["BUSY"] == "0/4"
     assert row["COMPUTES ON"] == "x86_64"
+
+
+def test_a_node_row_shows_what_was_loaded_on_demand_and_how_long_it_stays() -> None:
+    warm = ReplicaReport(model=ModelName("demo-tiny"), state=ReplicaState.READY, keep_alive_s=300)
+    row = dict(zip(HEADINGS, node_row(replace(ATTIC, replicas=(Replica(report=warm),))), strict=True))
+    assert row["WARM COPIES"] == "demo-tiny ready, stays 5 min 00 s"
+    assert dict(zip(HEADINGS, node_row(ATTIC), strict=True))["WARM COPIES"] == ""
 
 
 def test_a_model_row_names_nodes_and_falls_back_to_the_id_of_one_that_is_unknown() -> None:

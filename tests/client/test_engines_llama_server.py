@@ -14,10 +14,13 @@ import pytest
 from chorus_client.engines.base import LoadOptions
 from chorus_client.engines.llama_server import LlamaServerEngine, default_threads
 from chorus_client.engines.served_process import ServedModel
-from chorus_proto.errors import ContextLengthExceeded, InvalidRequest, LoadFailed
-from chorus_proto.generation import Generation
-from tests.client.engine_contract import EngineContract, Subject, answered, ask, silent
-from tests.support.engines import OneFile, busy_slots_of, kill_served
+from chorus_client.model_options import ModelOptions
+from chorus_proto.errors import ContextLengthExceeded, InvalidRequest, LoadFailed, ModelDamaged
+from chorus_proto.generation import Done, Generation, Prefilled
+from chorus_proto.settings import SettingsError
+from tests.client.engine_contract import EngineContract, Subject, answered, ask, first_token, silent
+from tests.support.engines import TINY, OneFile, busy_slots_of, kill_served
+from tests.support.gguf_writer import llama
 
 OPTIONS = LoadOptions(slots=2, context_tokens=1024)
 
@@ -70,8 +73,22 @@ def test_a_field_that_the_engine_refuses_is_named() -> None:
 def test_log_probabilities_come_with_their_tokens() -> None:
     async def check() -> None:
         async with tiny() as model:
-            pieces = [piece async for piece in model.generate(ask(logprobs=2, max_tokens=2))]
-            assert b'"top_logprobs"' in (getattr(pieces[0], "logprobs", None) or b"")
+            first = await first_token(model.generate(ask(logprobs=2, max_tokens=2)))
+            assert b'"top_logprobs"' in (first.logprobs or b"")
+
+    asyncio.run(check())
+
+
+def test_progress_with_the_prompt_is_told_before_the_first_token() -> None:
+    async def check() -> None:
+        async with tiny() as model:
+            for generation in (ask("word " * 700, max_tokens=3), Generation(prompt="word " * 700, max_tokens=3)):
+                pieces = [piece async for piece in model.generate(generation)]
+                done = pieces[-1]
+                assert isinstance(done, Done)
+                told = [piece for piece in pieces if isinstance(piece, Prefilled)]
+                assert pieces[: len(told)] == told
+                assert told[-1] == Prefilled(done.prompt_tokens, done.prompt_tokens)
 
     asyncio.run(check())
 
@@ -89,16 +106,17 @@ def test_the_load_reports_that_it_is_ready_and_the_memory_is_measured() -> None:
     async def check() -> None:
         heard: list[float | None] = []
         model = await LlamaServerEngine(OneFile(), threads=1).load(
-            OneFile().files()[0], OPTIONS, lambda share, _words: heard.append(share)
+            OneFile().files()[0], OPTIONS, lambda progress: heard.append(progress.share)
         )
         try:
             assert heard[-1] == 1.0
-            resident = await model.resident_bytes()
+            resident = await model.resident()
             assert resident is not None
-            assert 5 << 20 < resident < 1 << 30
+            assert 5 << 20 < resident.total_bytes < 1 << 30
+            assert 0 < resident.mapped_bytes < resident.total_bytes or sys.platform != "linux"
         finally:
             await model.unload()
-        assert await model.resident_bytes() is None
+        assert await model.resident() is None
 
     asyncio.run(check())
 
@@ -114,10 +132,10 @@ def test_the_api_key_stands_in_no_command_line_and_its_file_is_gone() -> None:
     asyncio.run(check())
 
 
-def test_a_damaged_file_is_a_load_failure_with_the_engines_last_words(tmp_path: Path) -> None:
-    damaged = tmp_path / "cut.gguf"
-    damaged.write_bytes(b"GGUF\x03\x00\x00\x00 cut short")
-    files = OneFile(damaged)
+def test_a_file_that_llama_cpp_cannot_load_is_a_failure_with_the_engines_last_words(tmp_path: Path) -> None:
+    unknown = tmp_path / "unknown.gguf"
+    unknown.write_bytes(llama({"general.architecture": "unheard-of"}).encoded())
+    files = OneFile(unknown)
 
     async def check() -> None:
         with pytest.raises(LoadFailed, match="last words"):
@@ -152,3 +170,47 @@ def test_an_external_binary_that_cannot_run_is_a_load_failure(tmp_path: Path) ->
 def test_the_default_leaves_a_core_free() -> None:
     cores = psutil.cpu_count() or 1
     assert 1 <= default_threads() <= max(1, cores - 1)
+
+
+def test_a_cut_file_is_refused_before_any_process_starts(tmp_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(llama().encoded()[:-100])
+    program = tmp_path / "never-started"
+    files = OneFile(cut)
+
+    async def check() -> None:
+        engine = LlamaServerEngine(files, llama_server_path=program, threads=1)
+        with pytest.raises(ModelDamaged, match="cut short"):
+            await engine.load(files.files()[0], OPTIONS, silent)
+
+    asyncio.run(check())
+
+
+def test_the_parameters_of_a_model_stand_in_its_command_line_and_work() -> None:
+    params = {"cache-type-k": "q8_0", "cache-type-v": "q8_0", "ubatch-size": 64, "temp": 0.0, "threads": 1}
+    engine = LlamaServerEngine(OneFile(), threads=2, model_options={TINY: ModelOptions(params=params)})
+
+    async def check() -> None:
+        async with tiny(engine) as model:
+            argv = psutil.Process(model.pid).cmdline()
+            for name, value in params.items():
+                assert argv.count(f"--{name}") == 1
+                assert argv[argv.index(f"--{name}") + 1] == str(value)
+            assert argv[argv.index("--threads-batch") + 1] == "1"
+            assert (await answered(model, ask()))[0] == "The capital of France is Paris."
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("gpu_layers", "params", "said"),
+    [
+        (None, {"numa": "isolate"}, "params of 'demo-tiny'.numa: the bundled engine does not take it"),
+        (0, {"n-gpu-layers": 20}, "gpu_layers = 0 keeps every model off the GPU"),
+    ],
+)
+def test_parameters_that_cannot_work_here_are_refused_at_the_start(
+    gpu_layers: int | None, params: dict[str, str | int], said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        LlamaServerEngine(OneFile(), gpu_layers=gpu_layers, model_options={TINY: ModelOptions(params=params)})

@@ -66,7 +66,9 @@ async def tiny() -> AsyncGenerator[tuple[OllamaStandIn, OllamaEngine, OllamaMode
 def test_a_loaded_model_is_loaded_once_and_its_memory_is_told() -> None:
     async def check() -> None:
         async with tiny() as (server, _, model):
-            assert (await model.resident_bytes() or 0) > 5 << 20
+            held = await model.resident()
+            assert held is not None
+            assert held.total_bytes > 5 << 20
             await answered(model, ask())
             await answered(model, Generation(prompt="The", max_tokens=2))
             assert server.loads == 1

@@ -7,7 +7,7 @@ import pytest
 from chorus_client.engines.openai_http import refusal, request_body
 from chorus_client.engines.openai_stream import CompletionStream
 from chorus_proto.errors import ContextLengthExceeded, EngineFailed, EngineUnavailable, InvalidRequest
-from chorus_proto.generation import Delta, Done, Generation, Message, Piece
+from chorus_proto.generation import Delta, Done, Generation, Message, Piece, Prefilled
 
 USAGE = (
     '{"choices":[],"usage":{"completion_tokens":3,"prompt_tokens":17,"prompt_tokens_details":{"cached_tokens":16}},'
@@ -100,6 +100,35 @@ def test_thoughts_in_their_own_field_are_marked_in_the_text() -> None:
     thoughts = ['{"reasoning_content":"why"}', '{"reasoning_content":" not"}', '{"content":"yes"}', '{"content":"!"}']
     body = "".join(f'data: {{"choices":[{{"delta":{delta}}}]}}\n\n' for delta in thoughts) + "data: [DONE]\n\n"
     assert text_of(parsed(body.encode())) == "<think>why not</think>yes!"
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        '{"index":0,"delta":{"role":"assistant","content":null},"finish_reason":null}',
+        '{"index":0,"text":"","finish_reason":null}',
+        "",
+    ],
+)
+def test_the_prompts_progress_comes_before_the_first_token(choices: str) -> None:
+    """As llama-server sends it for a chat and for a raw completion, and as our own server of SafeTensors models does;
+    cached tokens are among those processed."""
+    progress = [
+        f'data: {{"choices":[{choices}],"model":"m","prompt_progress":'
+        f'{{"total":409,"cache":64,"processed":{done},"time_ms":12}}}}\n\n'
+        for done in (64, 128, 409)
+    ]
+    stream = CompletionStream(model="m")
+    assert stream.feed("".join(progress).encode()) == [Prefilled(64, 409), Prefilled(128, 409), Prefilled(409, 409)]
+    assert not stream.answering
+    assert text_of(parsed(ANSWER, stream=stream)) == "é東🎵!"
+    assert stream.answering
+
+
+def test_progress_is_asked_for_only_where_it_is_known() -> None:
+    generation = Generation(prompt="x")
+    assert b"return_progress" not in request_body(generation, model="m")[1]
+    assert b'"return_progress":true' in request_body(generation, model="m", tell_progress=True)[1]
 
 
 def test_only_the_fields_that_were_asked_for_are_sent() -> None:

@@ -16,9 +16,9 @@ from chorus_client.engines.scripted import SCRIPTED_MODEL, ScriptedEngine
 from chorus_client.engines.served_process import ServedModel, ServeLimits
 from chorus_client.scripted_text import scripted_text
 from chorus_proto.errors import ContextLengthExceeded, EngineFailed, InsufficientMemory, InvalidRequest, LoadFailed
-from chorus_proto.generation import Delta
+from chorus_proto.generation import Delta, Prefilled
 from chorus_proto.values import EngineKind, ModelFile
-from tests.client.engine_contract import QUESTION, EngineContract, Subject, answered, ask, silent
+from tests.client.engine_contract import QUESTION, EngineContract, Subject, answered, ask, first_token, silent
 from tests.support.engines import busy_slots_of, kill_served
 
 MODEL = ModelFile(name=SCRIPTED_MODEL, file_bytes=0, engine=EngineKind.SCRIPTED)
@@ -105,6 +105,64 @@ def test_a_byte_that_is_no_utf8_becomes_a_replacement_character() -> None:
 
 def test_faults_of_the_process_hold_for_every_request() -> None:
     assert "code 4" in seen("anything", crash_after="2", exit_code="4")
+
+
+def test_running_out_of_memory_while_generating_ends_the_model_for_memory() -> None:
+    async def check() -> None:
+        async with scripted() as model:
+            with pytest.raises(EngineFailed, match="bad_alloc"):
+                await answered(model, ask("now [[fault oom_at=3]]"))
+            ending = await model.wait_closed()
+            assert ending.for_memory
+            assert "code 137" in ending.reason
+
+    asyncio.run(check())
+
+
+def test_a_crash_while_generating_has_nothing_to_do_with_memory() -> None:
+    async def check() -> None:
+        async with scripted() as model:
+            with pytest.raises(EngineFailed):
+                await answered(model, ask("now [[fault crash_after=3]]"))
+            assert not (await model.wait_closed()).for_memory
+
+    asyncio.run(check())
+
+
+def test_progress_with_the_prompt_is_told_in_batches_and_the_backstop_knows_it() -> None:
+    """The limit between tokens does not hold before the first one."""
+
+    async def check() -> None:
+        limits = ServeLimits(stop_grace_s=0.3, http=HttpLimits(first_token_s=5.0, next_token_s=0.1))
+        async with scripted(limits=limits, faults={"prefill_tps": "20", "prefill_batch": "4"}) as model:
+            pieces = [piece async for piece in model.generate(ask("one two three four five six"))]
+            assert pieces[:3] == [Prefilled(0, 6), Prefilled(4, 6), Prefilled(6, 6)]
+            assert isinstance(pieces[3], Delta)
+
+    asyncio.run(check())
+
+
+def test_a_process_that_hangs_says_on_its_health_page_that_all_is_well() -> None:
+    async def check() -> None:
+        async with scripted() as model:
+            with pytest.raises(EngineFailed, match="no token"):
+                await answered(model, ask("stop [[fault hang_after=1]]"))
+            assert (await answered(model, ask("go on")))[1].finish_reason == "stop"
+
+    asyncio.run(check())
+
+
+def test_a_caller_who_leaves_keeps_his_slot_when_the_process_ignores_it() -> None:
+    async def check() -> None:
+        async with scripted() as model:
+            for expected in (1, 2):
+                pieces = model.generate(ask("wait [[fault ignore_cancel tps=5]]"))
+                await first_token(pieces)
+                await pieces.aclose()
+                await asyncio.sleep(0.3)
+                assert await model.busy_slots() == expected
+
+    asyncio.run(check())
 
 
 def test_running_out_of_memory_while_loading_says_so() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from chorus_client.inventory import Inventory, bundled_folder
+from chorus_proto.catalogue import bundled
 from chorus_proto.errors import ModelNotFound
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind
@@ -51,7 +52,7 @@ def test_a_users_file_is_named_after_itself(tmp_path: Path) -> None:
 
 
 def test_only_gguf_files_are_taken(tmp_path: Path) -> None:
-    for name in ("a.bin", "b.gguf.part", ".c.gguf", "d.safetensors"):
+    for name in ("a.bin", "b.gguf.part", ".c.gguf", "d.safetensors", "e.pt", "f.pkl"):
         put(tmp_path / "m" / name)
     assert own_names(looked(tmp_path / "state", tmp_path / "m")) == []
 
@@ -125,7 +126,9 @@ def test_digests_come_later_and_are_kept_while_the_file_stays_the_same(tmp_path:
     right = hashlib.sha256(path.read_bytes()).hexdigest()
     assert digest_of(inventory, "a") == right
     kept = tmp_path / "state" / "digests.json"
-    kept.write_text(json.dumps(dict.fromkeys(json.loads(kept.read_text()), "from the cache")))
+    files = json.loads(kept.read_text())["files"]
+    cached = {name: {**one, "sha256": "from the cache"} for name, one in files.items()}
+    kept.write_text(json.dumps({"files": cached}))
     assert digest_of(looked(tmp_path / "state", tmp_path / "m"), "a") == "from the cache"
     os.utime(path, ns=(1, 1))
     again = looked(tmp_path / "state", tmp_path / "m")
@@ -140,3 +143,12 @@ def test_a_damaged_digest_cache_is_computed_anew(tmp_path: Path) -> None:
     inventory = looked(tmp_path / "state", tmp_path / "m")
     asyncio.run(inventory.digest())
     assert len(digest_of(inventory, "a")) == 64
+
+
+def test_the_bundled_files_are_those_of_the_catalogue() -> None:
+    folder = bundled_folder()
+    assert folder is not None
+    for entry in bundled():
+        assert entry.file is not None
+        raw = (folder / entry.file).read_bytes()
+        assert (entry.name, len(raw), hashlib.sha256(raw).hexdigest()) == (entry.name, entry.file_bytes, entry.sha256)

@@ -15,9 +15,11 @@ from chorus_client.engines.base import LoadOptions
 from chorus_client.engines.ollama import OllamaLimits
 from chorus_client.engines.openai_http import HttpLimits
 from chorus_client.engines.served_process import ServeLimits
+from chorus_client.idle_probe import ProbeLimits
 from chorus_client.inventory import Inventory
-from chorus_client.limits import http_limits, ollama_limits, serve_limits
+from chorus_client.limits import http_limits, ollama_limits, probe_limits, serve_limits, watch_limits
 from chorus_client.settings import AgentSettings
+from chorus_client.watchdog import WatchLimits
 from chorus_proto.clock import SystemClock
 from chorus_proto.errors import EngineFailed, LoadFailed
 from chorus_proto.settings import describe
@@ -37,9 +39,17 @@ CHANGED = AgentSettings(
     stop_within_s=9,
     ollama_unload_within_s=10,
     probe_every_s=11,
+    first_token_least_s=12,
+    prefill_slowness=13,
+    prefill_assumed_tokens_per_s=14,
+    next_token_least_s=15,
+    next_token_gaps=16,
+    idle_probe_s=17,
+    idle_probe_within_s=18,
+    cancel_quiet_within_s=19,
 )
-Limits = HttpLimits | ServeLimits | OllamaLimits
-MAKERS = [http_limits, serve_limits, ollama_limits]
+Limits = HttpLimits | ServeLimits | OllamaLimits | WatchLimits | ProbeLimits
+MAKERS = [http_limits, serve_limits, ollama_limits, watch_limits, probe_limits]
 CONSTANT = {"pull_silence_s"}
 """Of a download that somebody watches and can stop."""
 
@@ -57,15 +67,27 @@ def test_the_default_settings_are_the_engines_own_defaults(of: Callable[[AgentSe
     assert limits == type(limits)()
 
 
+@pytest.mark.parametrize("of", [http_limits, ollama_limits])
+def test_a_connections_own_limit_never_comes_before_the_watchdogs(
+    of: Callable[[AgentSettings], HttpLimits | OllamaLimits],
+) -> None:
+    for settings in (AgentSettings(), CHANGED):
+        connection, watch = of(settings), watch_limits(settings)
+        longest_s = max(watch.first_cap_s, watch.between_cap_s)
+        assert min(connection.first_token_s, connection.next_token_s) > longest_s
+
+
 def test_the_settings_reach_a_running_engine(tmp_path: Path) -> None:
-    settings = AgentSettings(engines=(EngineKind.SCRIPTED,), next_token_within_s=0.3, stop_within_s=0.3)
+    settings = AgentSettings(
+        engines=(EngineKind.SCRIPTED,), first_token_within_s=1, next_token_within_s=0.3, stop_within_s=0.3
+    )
     engine = build_engines(settings, Inventory((), tmp_path), SystemClock())[EngineKind.SCRIPTED]
 
     async def check() -> None:
         (file,) = await engine.inventory()
         model = await engine.load(file, LoadOptions(slots=1), silent)
         try:
-            with pytest.raises(EngineFailed, match=r"no token came from the engine for 0\.3 s"):
+            with pytest.raises(EngineFailed, match=r"no token came from the engine for 1\.5 s"):
                 await answered(model, ask("go [[fault hang_after=2]]"))
         finally:
             await model.unload()
@@ -74,12 +96,12 @@ def test_the_settings_reach_a_running_engine(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX: a shell script stands for the external binary")
-@pytest.mark.parametrize(("layers", "flags"), [(None, ""), (0, "--gpu-layers 0"), (20, "--gpu-layers 20")])
+@pytest.mark.parametrize(("layers", "flags"), [(None, ""), (0, "--n-gpu-layers 0"), (20, "--n-gpu-layers 20")])
 def test_no_layers_on_the_gpu_is_said_and_no_wish_is_left_to_the_engine(
     tmp_path: Path, layers: int | None, flags: str
 ) -> None:
     program = tmp_path / "llama-server"
-    program.write_text('#!/bin/sh\necho "$@" | grep -o -e "--gpu-layers [0-9]*"\nexit 1\n')
+    program.write_text('#!/bin/sh\necho "$@" | grep -o -e "--n-gpu-layers [0-9]*"\nexit 1\n')
     program.chmod(0o755)
     settings = AgentSettings(llama_server_path=program, gpu_layers=layers)
     inventory = Inventory((), tmp_path)

@@ -16,9 +16,9 @@ from chorus_client.engines.base import LoadedModel, LoadOptions
 from chorus_client.engines.openai_http import HttpLimits, OpenAiHttp
 from chorus_client.local_servers.config import load
 from chorus_client.local_servers.engine import LocalServersEngine
+from chorus_client.local_servers.kept_server import KeepLimits
 from chorus_client.local_servers.loaded import DefaultModel, LocalModel
 from chorus_client.local_servers.runtime import LocalServers, Owner, State, Stopped
-from chorus_client.local_servers.supervisor import SupervisorLimits
 from chorus_client.restarts import RestartRules
 from chorus_proto.clock import SystemClock
 from chorus_proto.errors import LoadFailed
@@ -31,7 +31,7 @@ from tests.support.local_servers import answers, end_all, free_ports, server, se
 OPTIONS = LoadOptions(slots=2, context_tokens=1024)
 KIND = EngineKind.REMOTE
 DEFAULT = ModelName("local-default")
-QUICK = SupervisorLimits(restarts=RestartRules(first_s=0.05))
+QUICK = KeepLimits(restarts=RestartRules(first_s=0.05))
 
 
 @pytest.fixture
@@ -110,7 +110,9 @@ def test_a_strangers_server_is_adopted_and_survives_the_unload(folder: Path) -> 
         assert text == "The capital of France is Paris."
         assert model.slots == 2
         assert model.context_tokens == 1024
-        assert (await model.resident_bytes() or 0) > 1 << 20
+        held = await model.resident()
+        assert held is not None
+        assert held.total_bytes > 1 << 20
         await model.unload()
         await engine.aclose()
 
@@ -167,7 +169,7 @@ def test_a_crashed_server_with_auto_start_is_started_again_by_itself(folder: Pat
         first = await process_of(path, "tiny")
         first.kill()
         async with asyncio.timeout(5):
-            assert "ended with code" in await model.wait_closed()
+            assert "ended with code" in (await model.wait_closed()).reason
         await model.unload()
         servers = LocalServers(load(path), folder)
 

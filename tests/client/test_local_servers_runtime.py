@@ -176,7 +176,7 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nothing(folder: Path) ->
     [
         ({"gguf_file": "none.gguf"}, "none.gguf"),
         ({"gguf_file": None}, "gguf_file of 'one' is missing"),
-        ({"server_params": {"temp": 1}}, "bundled engine"),
+        ({"server_params": {"split-mode": "row"}}, "bundled engine"),
         ({"llama_server_path": "nowhere"}, "llama_server_path of 'one'"),
     ],
 )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
 
 from chorus_client.engines.base import LoadOptions
-from chorus_client.hardware import LiveReader
+from chorus_client.footprint import Resident
+from chorus_client.hardware import LiveReader, LiveReadings
 from chorus_client.memory_gate import MemoryGate
 from chorus_client.preflight import Fit, Reserve
 from chorus_proto.catalogue import entry
 from chorus_proto.errors import InsufficientMemory
 from chorus_proto.ids import ModelName
 from chorus_proto.sizing import DeviceKind
-from chorus_proto.values import EngineKind, Hardware, ModelFile
+from chorus_proto.values import EngineKind, Gpu, Hardware, ModelFile
 
 OPTIONS = LoadOptions(slots=1, context_tokens=4096)
 PC = Hardware(os="linux", arch="x86_64", ram_bytes=2_000_000_000)
@@ -35,21 +37,27 @@ def model(name: str, like: str = "gemma3:1b") -> ModelFile:
     )
 
 
-def test_a_model_that_does_not_fit_is_refused_with_the_arithmetic(tmp_path: Path) -> None:
-    with pytest.raises(InsufficientMemory, match=r"needs .* GB = .* weights \+ .* KV .*; free "):
-        asyncio.run(gate_at(tmp_path).judge(model("big", "llama3.1:8b"), OPTIONS, []))
+def test_a_model_that_does_not_fit_is_told_so_with_the_arithmetic(tmp_path: Path) -> None:
+    verdict = asyncio.run(gate_at(tmp_path).weigh(model("big", "llama3.1:8b"), OPTIONS, []))
+    assert verdict is not None
+    assert verdict.fit is Fit.DOES_NOT_FIT
+    assert re.search(r"needs .* GB = .* weights \+ .* KV .*; free ", verdict.words)
 
 
 def test_two_loads_at_once_cannot_count_on_the_same_memory(tmp_path: Path) -> None:
     async def scenario() -> None:
         gate = gate_at(tmp_path)
-        verdict = await gate.judge(model("one"), OPTIONS, [])
-        assert verdict is not None
-        assert verdict.fit is Fit.FITS
-        with pytest.raises(InsufficientMemory, match="promised"):
-            await gate.judge(model("two"), OPTIONS, [])
+        first = await gate.weigh(model("one"), OPTIONS, [])
+        assert first is not None
+        assert first.fit is Fit.FITS
+        second = await gate.weigh(model("two"), OPTIONS, [])
+        assert second is not None
+        assert second.fit is Fit.DOES_NOT_FIT
+        assert "promised" in second.words
         await gate.failed(model("one"), OPTIONS, for_memory=False)
-        assert await gate.judge(model("two"), OPTIONS, []) is not None
+        third = await gate.weigh(model("two"), OPTIONS, [])
+        assert third is not None
+        assert third.fit is Fit.FITS
 
     asyncio.run(scenario())
 
@@ -60,27 +68,100 @@ def test_what_a_load_really_took_corrects_the_next_prediction(tmp_path: Path) ->
         predicted = gate_at(tmp_path).predicted_bytes(file, OPTIONS)
         assert predicted is not None
         gate = gate_at(tmp_path)
-        await gate.loaded(file, OPTIONS, measured_bytes=round(1.25 * predicted))
+        await gate.loaded(file, OPTIONS, Resident(total_bytes=round(1.25 * predicted)))
         # Another run of the agent has learnt it too.
-        verdict = await gate_at(tmp_path).judge(file, OPTIONS, [])
+        verdict = await gate_at(tmp_path).weigh(file, OPTIONS, [])
         assert verdict is not None
         assert verdict.needed_bytes == pytest.approx(1.25 * predicted, rel=0.01)
 
     asyncio.run(scenario())
 
 
-def test_a_load_that_failed_for_memory_is_not_tried_again_at_that_size(tmp_path: Path) -> None:
+def test_a_load_that_failed_for_memory_is_not_tried_again_at_that_size_until_somebody_asks(tmp_path: Path) -> None:
     async def scenario() -> None:
         gate = gate_at(tmp_path)
         file = model("one")
-        await gate.judge(file, OPTIONS, [])
+        await gate.weigh(file, OPTIONS, [])
         await gate.failed(file, OPTIONS, for_memory=True)
         with pytest.raises(InsufficientMemory, match="failed for lack of memory"):
-            await gate.judge(file, OPTIONS, [])
+            await gate.weigh(file, OPTIONS, [])
+        gate.allow(file.name)
+        assert await gate.weigh(file, OPTIONS, []) is not None
 
     asyncio.run(scenario())
 
 
-def test_a_model_that_runs_elsewhere_is_not_judged(tmp_path: Path) -> None:
+def test_a_model_that_runs_elsewhere_is_not_weighed(tmp_path: Path) -> None:
     remote = ModelFile(name=ModelName("far"), file_bytes=0, engine=EngineKind.REMOTE)
-    assert asyncio.run(gate_at(tmp_path).judge(remote, OPTIONS, [])) is None
+    assert asyncio.run(gate_at(tmp_path).weigh(remote, OPTIONS, [])) is None
+
+
+class Told:
+    """Readings that a test sets."""
+
+    def __init__(self, ram_bytes: int, *cards: int) -> None:
+        self.ram_bytes = ram_bytes
+        self.cards = list(cards)
+        self.comes_back: list[int] = []
+        """What the card shows at the next readings, one after the other."""
+
+    async def read(self) -> LiveReadings:
+        if self.comes_back:
+            self.cards[0] = self.comes_back.pop(0)
+        return LiveReadings(ram_available_bytes=self.ram_bytes, gpu_free_bytes=tuple(self.cards))
+
+
+def test_pages_of_loaded_models_are_not_free_although_the_system_calls_them_available(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        gate = MemoryGate(PC, Told(1_900_000_000), DeviceKind.CPU, tmp_path, reserve=Reserve(least_bytes=0, share=0))
+        await gate.weigh(model("one"), OPTIONS, [])
+        # llama.cpp maps the weights: the system still calls those 1.2 GB available.
+        held = Resident(total_bytes=1_300_000_000, mapped_bytes=1_200_000_000)
+        await gate.loaded(model("one"), OPTIONS, held)
+        second = await gate.weigh(model("two"), OPTIONS, [])
+        assert second is not None
+        assert second.fit is Fit.DOES_NOT_FIT
+        assert second.free_bytes == 700_000_000
+        assert await gate.freed(ModelName("one"), (), None) == ""
+        third = await gate.weigh(model("two"), OPTIONS, [])
+        assert third is not None
+        assert third.fit is Fit.FITS
+
+    asyncio.run(scenario())
+
+
+CARD = Hardware(
+    os="linux",
+    arch="x86_64",
+    ram_bytes=32_000_000_000,
+    gpus=(Gpu(name="card", vendor="nvidia", memory_bytes=8_000_000_000, memory_free_bytes=8_000_000_000),),
+)
+
+
+@pytest.mark.parametrize(
+    ("shows", "said"),
+    [([5_000_000_000, 6_900_000_000, 7_990_000_000], ""), ([5_000_000_000] + 40 * [6_000_000_000], "1940 MB")],
+)
+def test_an_unload_is_complete_once_the_card_shows_the_memory(tmp_path: Path, shows: list[int], said: str) -> None:
+
+    async def scenario() -> None:
+        told = Told(30_000_000_000, 8_000_000_000)
+        reserve = Reserve(least_bytes=0, share=0)
+        gate = MemoryGate(CARD, told, DeviceKind.DISCRETE_GPU, tmp_path, reserve=reserve, freed_within_s=0.02)
+        verdict = await gate.weigh(model("one"), OPTIONS, [])
+        assert verdict is not None
+        assert verdict.fit is Fit.FITS
+        told.cards[0] = 5_000_000_000  # the load takes 3 GB
+        await gate.loaded(model("one"), OPTIONS, None)
+        before = await gate.free_now()
+        told.comes_back = shows
+        words = await gate.freed(ModelName("one"), before, None)
+        assert words.startswith(said)
+        assert bool(words) == bool(said)
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_still_holds_the_model_is_named(tmp_path: Path) -> None:
+    words = asyncio.run(gate_at(tmp_path).freed(ModelName("one"), (), Resident(total_bytes=5_000_000)))
+    assert "still holds 5 MB" in words

@@ -8,8 +8,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from chorus_client.engines.base import LoadOptions
-from chorus_client.pool import Pool
-from chorus_proto.errors import LoadFailed
+from chorus_client.model_options import ModelOptions
+from chorus_client.pool import Pool, PoolRules
+from chorus_client.restarts import RestartRules
+from chorus_client.watchdog import WatchLimits
+from chorus_proto.clock import Clock, SystemClock
+from chorus_proto.errors import EngineFailed, LoadFailed
+from chorus_proto.generation import Generation
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ReplicaReport, ReplicaState
 from tests.support.clock import FakeClock
@@ -23,10 +28,22 @@ OPTIONS = LoadOptions(slots=2, context_tokens=512)
 class Bench:
     """A pool on a fake engine, with every report it made."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock, watch: WatchLimits) -> None:
         self.engine = FakeEngine()
         self.reports: list[ReplicaReport] = []
-        self.pool = Pool({EngineKind.SCRIPTED: self.engine}, FakeClock(), self.reports.append, open_gate())
+        quick = RestartRules(first_s=0.01, jitter=(1.0, 1.0))
+        self.pool = Pool(
+            {EngineKind.SCRIPTED: self.engine},
+            clock,
+            self.reports.append,
+            open_gate(),
+            rules=PoolRules(look_every_s=0.01, restarts=quick, watch=watch),
+        )
+
+    async def until_not(self, state: ReplicaState) -> None:
+        async with asyncio.timeout(5):
+            while self.reports[-1].state is state:
+                await asyncio.sleep(0)
 
     async def until(self, state: ReplicaState) -> ReplicaReport:
         async with asyncio.timeout(5):
@@ -35,9 +52,11 @@ class Bench:
         return self.reports[-1]
 
 
-def play(scenario: Callable[[Bench], Awaitable[None]]) -> None:
+def play(
+    scenario: Callable[[Bench], Awaitable[None]], *, clock: Clock | None = None, watch: WatchLimits | None = None
+) -> None:
     async def run() -> None:
-        bench = Bench()
+        bench = Bench(clock or FakeClock(), watch or WatchLimits())
         await bench.pool.inventory()
         await scenario(bench)
         await bench.pool.aclose()
@@ -118,14 +137,148 @@ def test_an_unload_does_not_wait_longer_than_its_drain() -> None:
     play(scenario)
 
 
-def test_an_engine_that_dies_is_reported_with_its_last_words() -> None:
+def test_an_engine_that_dies_is_started_again_and_its_last_words_are_told() -> None:
     async def scenario(bench: Bench) -> None:
         bench.pool.load(ECHO, OPTIONS)
         await bench.until(ReplicaState.READY)
         bench.engine.loads[0].closed.set()
-        assert (await bench.until(ReplicaState.FAILED)).detail == "it was switched off"
+        down = await bench.until(ReplicaState.LOADING)
+        assert down.detail.startswith("it was switched off; starts again in")
+        assert down.restarts == 1
+        with pytest.raises(LoadFailed, match="loading"):
+            bench.pool.acquire(ECHO)
+        await bench.until(ReplicaState.READY)
+        assert len(bench.engine.loads) == 2
+        assert bench.engine.loads[0].forced
+
+    play(scenario)
+
+
+def test_an_engine_that_hangs_is_ended_by_force_and_started_again() -> None:
+    async def scenario(bench: Bench) -> None:
         bench.pool.load(ECHO, OPTIONS)
         await bench.until(ReplicaState.READY)
+        bench.engine.loads[0].hold.clear()
+        with pytest.raises(EngineFailed, match="no first token"), bench.pool.acquire(ECHO) as hold:
+            async for _ in hold.generate(Generation(prompt="one two")):
+                pass
+        assert "hangs: no first token" in (await bench.until(ReplicaState.LOADING)).detail
+        await bench.until(ReplicaState.READY)
+        assert bench.engine.loads[0].forced
+
+    play(scenario, clock=SystemClock(), watch=WatchLimits(first_s=0.05, slowness=0.0))
+
+
+def test_the_fifth_crash_is_a_crash_loop_which_a_person_can_end() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.pool.load(ECHO, OPTIONS)
+        for _ in range(5):
+            await bench.until(ReplicaState.READY)
+            bench.engine.loads[-1].closed.set()
+            await bench.until_not(ReplicaState.READY)
+        failed = await bench.until(ReplicaState.FAILED)
+        assert failed.failure_code == "crash_loop"
+        assert "switched off" in failed.detail
+        bench.pool.load(ECHO, OPTIONS)
+        await asyncio.sleep(0.05)
+        assert len(bench.engine.loads) == 5, "an order without a person behind it changes nothing"
+        bench.pool.load(ECHO, OPTIONS, retry=True)
+        await bench.until(ReplicaState.READY)
+
+    play(scenario)
+
+
+def test_a_model_that_never_comes_up_is_the_coordinators_to_try_again_until_it_is_a_crash_loop() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.refusal = "its flags are wrong"
+        codes: list[str] = []
+        for _ in range(6):
+            bench.reports.clear()
+            bench.pool.load(ECHO, OPTIONS)
+            if codes and codes[-1] == "crash_loop":
+                break
+            codes.append((await bench.until(ReplicaState.FAILED)).failure_code)
+        assert codes == ["load_failed"] * 4 + ["crash_loop"]
+
+    play(scenario)
+
+
+def test_a_server_of_the_owners_is_not_started_again() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.pool.load(ECHO, OPTIONS, adopted=True)
+        assert (await bench.until(ReplicaState.READY)).kept
+        bench.engine.loads[0].closed.set()
+        assert (await bench.until(ReplicaState.FAILED)).detail == "it was switched off"
+        bench.pool.load(ECHO, OPTIONS, adopted=True)
+        await bench.until(ReplicaState.READY)
+
+    play(scenario)
+
+
+def test_a_model_that_nobody_uses_is_freed_after_its_time_to_live() -> None:
+    clock = FakeClock()
+
+    async def scenario(bench: Bench) -> None:
+        running = asyncio.create_task(bench.pool.run())
+        bench.pool.load(ECHO, OPTIONS, keep_alive_s=60)
+        assert (await bench.until(ReplicaState.READY)).keep_alive_s == 60
+        with bench.pool.acquire(ECHO):
+            clock.advance(100)
+            await asyncio.sleep(0.05)
+            assert bench.reports[-1].state is ReplicaState.READY, "a model in use stays"
+        clock.advance(59)
+        await asyncio.sleep(0.05)
+        assert bench.reports[-1].state is ReplicaState.READY, "its time runs from the last use"
+        clock.advance(2)
+        assert "not used" in (await bench.until(ReplicaState.GONE)).detail
+        running.cancel()
+
+    play(scenario, clock=clock)
+
+
+def test_a_model_that_is_wanted_for_good_loses_its_time_to_live() -> None:
+    clock = FakeClock()
+
+    async def scenario(bench: Bench) -> None:
+        running = asyncio.create_task(bench.pool.run())
+        bench.pool.load(ECHO, OPTIONS, keep_alive_s=60)
+        await bench.until(ReplicaState.READY)
+        bench.pool.load(ECHO, OPTIONS)
+        assert bench.reports[-1].keep_alive_s is None
+        clock.advance(1000)
+        await asyncio.sleep(0.05)
+        assert bench.reports[-1].state is ReplicaState.READY
+        running.cancel()
+
+    play(scenario, clock=clock)
+
+
+def test_an_unload_gives_up_a_load_on_its_way() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.gate.clear()
+        bench.pool.load(ECHO, OPTIONS)
+        await bench.until(ReplicaState.LOADING)
+        bench.pool.unload(ECHO, drain_s=5)
+        await bench.until(ReplicaState.GONE)
+        bench.engine.gate.set()
+        bench.pool.load(ECHO, OPTIONS)
+        await bench.until(ReplicaState.READY)
+        assert len(bench.engine.loads) == 1
+
+    play(scenario)
+
+
+def test_what_the_owner_set_wins_and_is_loaded_from_the_start() -> None:
+    async def scenario(bench: Bench) -> None:
+        own = {ECHO: ModelOptions(slots=3, context_tokens=256, preload=True, keep_alive_s=5.0)}
+        pool = Pool({EngineKind.SCRIPTED: bench.engine}, FakeClock(), bench.reports.append, open_gate(), options=own)
+        await pool.inventory()
+        pool.preload()
+        ready = await bench.until(ReplicaState.READY)
+        assert (ready.slots, ready.context_tokens, ready.kept) == (3, 256, True)
+        pool.load(ECHO, OPTIONS)
+        assert bench.reports[-1].slots == 3
+        await pool.aclose()
 
     play(scenario)
 

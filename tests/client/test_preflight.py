@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -245,3 +246,18 @@ def test_random_verdicts_never_promise_more_than_there_is() -> None:
         kept = ledger.outstanding_bytes(RAM) + Reserve().of(64 * GB)
         assert verdict.needs[RAM] + kept <= int(free * GB) + freed
         assert (verdict.evict != ()) == (verdict.fit is Fit.FITS_AFTER_EVICTING)
+
+
+def test_a_model_of_which_a_card_takes_half_needs_the_other_half_in_ram() -> None:
+    whole = need(device=DeviceKind.DISCRETE_GPU)
+    half = replace(whole, gpu_share=0.5)
+    found = whole.at(16_384)
+    split = judged(half, [memory(CARD, 24), memory(RAM, 24)])
+    assert split.fit is Fit.FITS
+    in_ram = (found.weights_bytes + found.kv_bytes) // 2
+    assert split.needs[RAM] == pytest.approx(in_ram + host_bytes(1), rel=0.01)
+    assert split.needs[CARD] == pytest.approx(found.total_bytes - in_ram, rel=0.01)
+    assert judged(half, [memory(CARD, 5), memory(RAM, 24)]).fit is Fit.FITS
+    assert judged(half, [memory(CARD, 5), memory(RAM, 1)]).fit is Fit.DOES_NOT_FIT
+    in_host = judged(replace(whole, gpu_share=0.0), [memory(CARD, 1), memory(RAM, 24)])
+    assert in_host.needs.keys() == {RAM}

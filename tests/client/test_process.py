@@ -138,10 +138,12 @@ def test_the_memory_of_a_child_is_measured_while_it_lives() -> None:
         try:
             async with asyncio.timeout(20):
                 await said(child, "up")
-            assert (child.resident_bytes() or 0) > 64 << 20
+            held = child.resident()
+            assert held is not None
+            assert held.total_bytes > 64 << 20
         finally:
             await child.stop()
-        assert child.resident_bytes() is None
+        assert child.resident() is None
 
     asyncio.run(check())
 

@@ -133,3 +133,21 @@ def test_a_wrong_catalogue_is_refused_with_the_entry_and_the_field(change: tuple
 def test_a_model_that_stands_twice_in_the_catalogue_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="twice"):
         catalogue.parsed(ENTRY + ENTRY)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        'file = "a.gguf"',
+        f'sha256 = "{"0" * 64}"',
+        *(f'file = "a.gguf"\nsha256 = "{one}"' for one in ("0" * 63, "A" * 64, "../../x")),
+    ],
+)
+def test_a_bundled_file_must_have_its_digest(lines: str) -> None:
+    with pytest.raises(InvalidRequest, match="sha256 is out of range"):
+        catalogue.parsed(f"{ENTRY}{lines}\n")
+
+
+def test_a_bundled_file_with_its_digest_is_taken() -> None:
+    (entry,) = catalogue.parsed(f'{ENTRY}file = "a.gguf"\nsha256 = "{"0a" * 32}"\n').values()
+    assert (entry.file, entry.sha256) == ("a.gguf", "0a" * 32)

@@ -38,6 +38,7 @@ from chorus_proto.values import (
     ClusterState,
     Dialect,
     EngineKind,
+    Footprint,
     Gpu,
     Hardware,
     Heartbeat,
@@ -107,6 +108,11 @@ REPORT = ReplicaReport(
     context_tokens=4096,
     load_s=1.5,
     kept=True,
+    keep_alive_s=300.0,
+    evicted_for=ModelName("other"),
+    expected_bytes=6,
+    arithmetic="needs 5.0 = 3.0 + 2.0",
+    restarts=2,
 )
 
 
@@ -240,6 +246,10 @@ def test_the_state_of_the_cluster_survives_the_wire() -> None:
         assignment_reason="it fits",
         heartbeat_age_s=0.5,
         cpu_percent=0.0,
+        footprints=(
+            Footprint(model=FILE.name, engine=EngineKind.OLLAMA, predicted_bytes=0, load_s=1.5, arithmetic="7 + 2"),
+            Footprint(model=ModelName("other"), engine=EngineKind.OLLAMA, slots=4, expected_bytes=1, resident_bytes=2),
+        ),
     )
     state = ClusterState(
         version="1",

@@ -39,6 +39,7 @@ def test_the_http_status_says_the_same_as_the_grpc_status(code: ErrorCode) -> No
         status.UNIMPLEMENTED: {405, 501},
         status.FAILED_PRECONDITION: {409},
         status.ALREADY_EXISTS: {409},
+        status.DATA_LOSS: {503},
     }
     assert SURFACE[code].http in fitting[SURFACE[code].grpc]
 
@@ -51,6 +52,8 @@ def test_only_what_another_node_could_do_better_is_retried() -> None:
         ErrorCode.ENGINE_FAILED,
         ErrorCode.ENGINE_UNAVAILABLE,
         ErrorCode.LOAD_FAILED,
+        ErrorCode.CRASH_LOOP,
+        ErrorCode.MODEL_DAMAGED,
     }
     assert all(SURFACE[code].http >= 500 for code in retried)
 

@@ -11,7 +11,7 @@ import pytest
 
 from chorus_proto.errors import Draining, ErrorCode, InsufficientStorage
 from chorus_proto.ids import ModelName
-from chorus_proto.values import NodeState, ReplicaReport, ReplicaState
+from chorus_proto.values import EngineKind, Footprint, NodeState, ReplicaReport, ReplicaState
 from chorus_server.coordinator import Coordinator
 from chorus_server.store import Store
 from tests.server.test_dispatch import call_for, play, text_of
@@ -36,6 +36,43 @@ def test_what_was_learnt_survives_a_restart(tmp_path: Path) -> None:
         assert state.epoch == 2
         assert state.nodes[0].replicas[0].decode_tokens_per_s == 100.0
 
+    play(tmp_path, first)
+    play(tmp_path, second)
+
+
+def test_what_a_load_took_is_shown_when_the_model_is_gone_and_after_a_restart(tmp_path: Path) -> None:
+    async def first(coordinator: Coordinator, clock: FakeClock) -> None:
+        node = FakeNode(coordinator, clock, "attic")
+        node.report(ReplicaState.LOADING, expected_bytes=1)
+        node.ready(
+            slots=4,
+            arithmetic="needs 110",
+            context_tokens=2048,
+            predicted_bytes=90,
+            expected_bytes=110,
+            resident_bytes=100,
+            load_s=1.5,
+        )
+        node.report(ReplicaState.GONE)
+        await coordinator.save()
+        assert (await coordinator.state()).nodes[0].footprints == (footprint,)
+
+    async def second(coordinator: Coordinator, clock: FakeClock) -> None:
+        await coordinator.remember()
+        FakeNode(coordinator, clock, "attic")
+        assert (await coordinator.state()).nodes[0].footprints == (footprint,)
+
+    footprint = Footprint(
+        model=ModelName("scripted"),
+        engine=EngineKind.SCRIPTED,
+        slots=4,
+        arithmetic="needs 110",
+        context_tokens=2048,
+        predicted_bytes=90,
+        expected_bytes=110,
+        resident_bytes=100,
+        load_s=1.5,
+    )
     play(tmp_path, first)
     play(tmp_path, second)
 

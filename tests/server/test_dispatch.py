@@ -30,7 +30,7 @@ from chorus_server.coordinator import Coordinator
 from chorus_server.settings import CoordinatorSettings
 from chorus_server.store import Store
 from tests.support.clock import FakeClock
-from tests.support.fake_node import FakeNode
+from tests.support.fake_node import FakeNode, file_of, hello_of
 
 GENERATION = Generation(messages=(Message("user", "Hi"),)).encoded()
 
@@ -334,13 +334,13 @@ def test_what_cannot_be_served_is_refused_with_the_reason(tmp_path: Path) -> Non
     async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
         with pytest.raises(NoNodes):
             await text_of(coordinator.submit(call_for()))
-        node = FakeNode(coordinator, clock, "attic")
+        hello = hello_of("attic", models=[file_of("scripted", owners=True)])
+        FakeNode(coordinator, clock, "attic", hello=hello)
         with pytest.raises(ModelNotFound, match="scripted"):
             await text_of(coordinator.submit(call_for("scriptd")))
         with pytest.raises(BodyTooLarge):
             await text_of(coordinator.submit(call_for(generation=b"x" * 5_000_000)))
-        node.record.assigned = None
-        with pytest.raises(NoReplica):
+        with pytest.raises(NoReplica, match="attic leaves it to its owner"):
             await text_of(coordinator.submit(call_for()))
 
     play(tmp_path, scenario)

@@ -8,11 +8,11 @@ import pytest
 
 from chorus_proto.errors import DuplicateNode, InvalidRequest, NodeNotFound, VersionMismatch
 from chorus_proto.ids import InstanceId, ModelName, NodeId
-from chorus_proto.values import Heartbeat, Hello, NodeState, ReplicaReport, ReplicaState
+from chorus_proto.values import Gpu, Heartbeat, Hello, NodeState, ReplicaReport, ReplicaState
 from chorus_server.link import AgentLink
 from chorus_server.registry import NodeRecord, Registry
 from tests.support.clock import FakeClock
-from tests.support.fake_node import hello_of
+from tests.support.fake_node import STRONG, hello_of
 
 
 def registry_at(clock: FakeClock) -> Registry:
@@ -125,6 +125,41 @@ def test_a_replica_loaded_anew_is_another_incarnation() -> None:
     registry.report(record, ReplicaReport(model=model, state=ReplicaState.FAILED))
     registry.report(record, ReplicaReport(model=model, state=ReplicaState.READY))
     assert record.replicas[model].incarnation != first
+
+
+def test_a_restart_that_was_reported_ready_only_is_another_engine_and_a_drain_given_up_is_not() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    record = admitted(registry, clock, hello_of("attic"))
+    report = ReplicaReport(model=ModelName("scripted"), state=ReplicaState.READY)
+    registry.report(record, report)
+    first = record.replicas[report.model]
+    clock.advance(5)
+    for state in (ReplicaState.UNLOADING, ReplicaState.READY):
+        registry.report(record, replace(report, state=state))
+    assert record.replicas[report.model] is first
+    registry.report(record, replace(report, restarts=1))
+    again = record.replicas[report.model]
+    assert again.incarnation != first.incarnation
+    assert (first.ready_since_s, again.ready_since_s) == (1_000.0, 1_005.0)
+
+
+def test_free_memory_is_that_of_the_device_where_models_lie() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    card = Gpu(name="RTX 3060", memory_bytes=12 * 10**9, memory_free_bytes=11 * 10**9, bandwidth_bytes_per_s=360e9)
+    unusable = Gpu(name="?", memory_bytes=99 * 10**9, usable=False)
+    for gpus, before, after in (((), 60 * 10**9, 5), ((card, unusable), 11 * 10**9, 7)):
+        record = admitted(registry, clock, hello_of(f"pc{len(gpus)}", hardware=replace(STRONG, gpus=gpus)))
+        assert record.free_bytes == before
+        assert record.total_bytes == 64 * 10**9
+        registry.renew(
+            record, Heartbeat(sequence=1, uptime_s=1, ram_available_bytes=5, gpu_free_bytes=(7, 8)[: len(gpus)])
+        )
+        assert record.free_bytes == after
+    unknown = replace(STRONG, ram_bytes=None, ram_available_bytes=None)
+    record = admitted(registry, clock, hello_of("unknown", hardware=unknown))
+    assert (record.free_bytes, record.total_bytes) == (None, None)
 
 
 def test_a_node_is_found_by_id_name_client_id_and_start_of_id() -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.values import EngineKind, Gpu, Hardware
 from chorus_server.store import Measurement, SavedNode, Store
 from chorus_server.store import writer as writer_module
+from chorus_server.store.schema import MIGRATIONS
 
 ATTIC = NodeId("attic")
 HARDWARE = Hardware(os="Linux", arch="x86_64", ram_bytes=2**34, gpus=(Gpu(name="RTX 3060", memory_bytes=12 * 2**30),))
@@ -257,6 +259,27 @@ def test_a_file_of_a_newer_chorus_is_refused_and_left_alone(path: Path) -> None:
     with pytest.raises(VersionMismatch, match=r"schema 99.*upgrade"):
         Store.open(path)
     assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_what_an_older_chorus_measured_is_taken_over(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as older:
+        for statement in MIGRATIONS[0]:
+            older.execute(statement)
+        older.execute(
+            "INSERT INTO measurement (node_id, model, engine, decode_tokens_per_s, resident_bytes, samples,"
+            " updated_unix_s) VALUES ('attic', 'tiny', 'llama_server', 41.5, ?, 3, 1700000000.0)",
+            (2**33,),
+        )
+        older.execute("PRAGMA user_version=1")
+        older.commit()
+
+    async def use(store: Store) -> None:
+        assert await store.measurements() == [MEASURED]
+        complete = replace(MEASURED, context_tokens=4096, slots=4, expected_bytes=5, arithmetic="needs 5")
+        await store.save_measurement(complete)
+        assert await store.measurements() == [complete]
+
+    with_store(path, use)
 
 
 def test_a_path_that_cannot_be_a_file_is_a_typed_refusal(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ class FakeCluster:
                 if isinstance(piece, Delta):
                     yield CallOutput(answer.delta(piece), piece.tokens)
                     continue
+                assert isinstance(piece, Done)
                 yield CallFinished(
                     finish_reason=piece.finish_reason,
                     usage=Usage(prompt_tokens=piece.prompt_tokens, completion_tokens=piece.completion_tokens),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from chorus_client.engines.base import LoadedModel, LoadOptions, Report
+from chorus_client.engines.base import Ending, LoadedModel, LoadOptions, LoadProgress, Report
+from chorus_client.footprint import Resident
 from chorus_proto.errors import EngineFailed, InsufficientMemory, LoadFailed
 from chorus_proto.generation import Delta, Done, Generation, Piece
 from chorus_proto.ids import ModelName
@@ -24,6 +25,7 @@ class FakeLoaded:
         self.hold.set()
         self.closed = asyncio.Event()
         self.unloads = 0
+        self.forced = False
         self.generating = 0
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
@@ -40,17 +42,18 @@ class FakeLoaded:
         finally:
             self.generating -= 1
 
-    async def resident_bytes(self) -> int | None:
+    async def resident(self) -> Resident | None:
         if self._engine.blind:
             raise EngineFailed("cannot tell")
-        return 1_000_000
+        return None if self.closed.is_set() else Resident(total_bytes=1_000_000)
 
-    async def wait_closed(self) -> str:
+    async def wait_closed(self) -> Ending:
         await self.closed.wait()
-        return "it was switched off"
+        return Ending(reason="it was switched off")
 
-    async def unload(self) -> None:
+    async def unload(self, *, force: bool = False) -> None:
         self.unloads += 1
+        self.forced = force
         if self._engine.clings:
             raise EngineFailed("did not answer")
         self.closed.set()
@@ -78,7 +81,7 @@ class FakeEngine:
         return [ModelFile(name=ModelName(name), file_bytes=1, engine=self.kind) for name in self.names]
 
     async def load(self, model: ModelFile, options: LoadOptions, report: Report) -> LoadedModel:
-        report(0.5, f"reading {model.name}")
+        report(LoadProgress(share=0.5, detail=f"reading {model.name}"))
         await self.gate.wait()
         if self.refusal is not None:
             raise LoadFailed(self.refusal)

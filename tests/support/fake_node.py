@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 
@@ -37,7 +38,9 @@ def hello_of(
     name: str,
     *,
     node_id: str | None = None,
-    models: Sequence[str] = ("scripted",),
+    models: Sequence[str | ModelFile] = ("scripted",),
+    hardware: Hardware = STRONG,
+    replicas: Sequence[ReplicaReport] = (),
     protocol_min: int = PROTOCOL_MIN,
     protocol_max: int = PROTOCOL_MAX,
 ) -> Hello:
@@ -48,10 +51,15 @@ def hello_of(
         version="0.1.0",
         protocol_min=protocol_min,
         protocol_max=protocol_max,
-        hardware=STRONG,
+        hardware=hardware,
         engines=(EngineKind.SCRIPTED,),
-        models=tuple(ModelFile(name=ModelName(m), file_bytes=0, engine=EngineKind.SCRIPTED) for m in models),
+        models=tuple(file_of(one) if isinstance(one, str) else one for one in models),
+        replicas=tuple(replicas),
     )
+
+
+def file_of(name: str, file_bytes: int = 0, **more: object) -> ModelFile:
+    return ModelFile(name=ModelName(name), file_bytes=file_bytes, engine=EngineKind.SCRIPTED, **more)  # pyright: ignore[reportArgumentType]  # names checked by the dataclass
 
 
 class FakeNode:
@@ -71,17 +79,25 @@ class FakeNode:
     def node_id(self) -> NodeId:
         return self.hello.node_id
 
-    def report(self, state: ReplicaState, *, model: str = "scripted", slots: int = 1, detail: str = "") -> None:
+    def report(
+        self, state: ReplicaState, *, model: str = "scripted", slots: int = 1, detail: str = "", **more: object
+    ) -> None:
         report = ReplicaReport(
-            model=ModelName(model), state=state, slots=slots, engine=EngineKind.SCRIPTED, detail=detail
+            model=ModelName(model),
+            state=state,
+            slots=slots,
+            engine=EngineKind.SCRIPTED,
+            detail=detail,
+            **more,  # pyright: ignore[reportArgumentType]  # names checked by the dataclass
         )
         self._coordinator.replica_reported(self.record, report)
 
-    def ready(self, *, model: str = "scripted", slots: int = 1) -> None:
-        self.report(ReplicaState.READY, model=model, slots=slots)
+    def ready(self, *, model: str = "scripted", slots: int = 1, **more: object) -> None:
+        self.report(ReplicaState.READY, model=model, slots=slots, detail="", **more)
 
-    def beat(self, sequence: int = 1) -> None:
-        self._coordinator.heartbeat(self.record, Heartbeat(sequence=sequence, uptime_s=float(sequence)))
+    def beat(self, sequence: int = 1, *, free_bytes: int | None = None) -> None:
+        beat = Heartbeat(sequence=sequence, uptime_s=float(sequence), ram_available_bytes=free_bytes)
+        self._coordinator.heartbeat(self.record, beat)
 
     async def next(self, kind: str) -> node_pb2.CoordinatorFrame:
         """The next frame of this kind; others before it are skipped."""
@@ -90,6 +106,27 @@ class FakeNode:
                 frame = self._pending.pop(0)
                 if frame.WhichOneof("kind") == kind:
                     return frame
+            self._pending = list(await anext(self._batches))
+
+    async def ordered(self) -> list[str]:
+        """Loads and unloads ordered since the last look, as `load tiny for 300 s`, once the coordinator is at rest."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.link.outbox.put(node_pb2.CoordinatorFrame())
+        orders: list[str] = []
+        while True:
+            while self._pending:
+                frame = self._pending.pop(0)
+                match frame.WhichOneof("kind"):
+                    case "load":
+                        stays = f" for {frame.load.keep_alive_s:g} s" if frame.load.HasField("keep_alive_s") else ""
+                        orders.append(f"load {frame.load.model}{stays}{' again' if frame.load.retry else ''}")
+                    case "unload":
+                        orders.append(f"unload {frame.unload.model}")
+                    case None:
+                        return orders
+                    case _:
+                        pass
             self._pending = list(await anext(self._batches))
 
     async def next_execute(self) -> node_pb2.Execute:

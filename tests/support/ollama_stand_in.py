@@ -132,7 +132,8 @@ class OllamaStandIn:
         for file in self._files.files():
             if file.name in self.loaded:
                 model, num_ctx = self.loaded[file.name]
-                size = await model.resident_bytes()
+                held = await model.resident()
+                size = 0 if held is None else held.total_bytes
                 more = {"size": size, "size_vram": 0, "expires_at": "2318-01-01T00:00:00Z", "context_length": num_ctx}
                 rows.append(self._row(file) | more)
         return web.json_response({"models": rows})
@@ -157,7 +158,7 @@ class OllamaStandIn:
         if file is None:
             raise ModelNotFound(f"model '{asked.model}' not found")
         options = LoadOptions(slots=self._slots, context_tokens=asked.options.num_ctx)
-        model = await self._engine.load(file, options, lambda _share, _words: None)
+        model = await self._engine.load(file, options, lambda _progress: None)
         self.loads += 1
         self.loaded[asked.model] = (model, asked.options.num_ctx)
         return model

@@ -29,9 +29,15 @@ class InProcessAgent:
     """A real agent and link on a fake engine. `cut` breaks its link as a crash would."""
 
     def __init__(
-        self, address: str, name: str, *, node_id: NodeId | None = None, instance_id: InstanceId | None = None
+        self,
+        address: str,
+        name: str,
+        *,
+        models: tuple[str, ...] = (),
+        node_id: NodeId | None = None,
+        instance_id: InstanceId | None = None,
     ) -> None:
-        self.engine = FakeEngine()
+        self.engine = FakeEngine(*models)
         clock = SystemClock()
         identity = Identity(node_id=node_id or new_node_id(), instance_id=instance_id or new_instance_id(), name=name)
         self.node_id = identity.node_id
@@ -43,6 +49,7 @@ class InProcessAgent:
             address, self.agent, clock, connect_within_s=2, reconnect_max_s=0.2, fence_after_s=30
         )
         self.task: asyncio.Task[None] | None = None
+        self._freeing: asyncio.Task[None] | None = None
 
     def _tell(self, report: ReplicaReport) -> None:
         self.agent.replica_changed(report)
@@ -54,6 +61,7 @@ class InProcessAgent:
     async def start(self) -> None:
         await self.agent.prepare((EngineKind.SCRIPTED,))
         self.task = asyncio.create_task(self.link.run())
+        self._freeing = asyncio.create_task(self.pool.run())
 
     async def cut(self) -> None:
         if self.task is not None:
@@ -63,6 +71,9 @@ class InProcessAgent:
 
     async def aclose(self) -> None:
         await self.cut()
+        if self._freeing is not None:
+            self._freeing.cancel()
+            await asyncio.gather(self._freeing, return_exceptions=True)
         await self.agent.aclose()
         await self.pool.aclose()
 
@@ -77,8 +88,10 @@ class SmallCluster:
     def coordinator(self) -> Coordinator:
         return self.hub.coordinator
 
-    async def join(self, name: str, **identity: NodeId | InstanceId | None) -> InProcessAgent:
-        agent = InProcessAgent(self.hub.grpc_address, name, **identity)  # pyright: ignore[reportArgumentType]  # by name
+    async def join(
+        self, name: str, *, models: tuple[str, ...] = (), **identity: NodeId | InstanceId | None
+    ) -> InProcessAgent:
+        agent = InProcessAgent(self.hub.grpc_address, name, models=models, **identity)  # pyright: ignore[reportArgumentType]  # by name
         self.agents[name] = agent
         self.stack.push_async_callback(agent.aclose)
         await agent.start()

@@ -1,12 +1,14 @@
 """Ask each demo model the questions it is known to answer: `python tools/demo_models/check.py [MODEL.gguf ...]`.
 
-Prints the share of exact answers at temperature 0 for each topic, and ends with 1 when any of them is wrong. Run it
-after a model was trained anew, or when the engine moves to another version of llama.cpp.
+Prints the share of exact answers at temperature 0 for each topic, and ends with 1 when any of them is wrong, or when a
+bundled file is not the one whose size and SHA-256 the catalogue has: no engine would get it. Run it after a model was
+trained anew, or when the engine moves to another version of llama.cpp.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
+
+from chorus_proto.catalogue import bundled
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "client" / "chorus_client" / "models"
@@ -85,10 +89,22 @@ def check(model: Path, questions: list[Question]) -> int:
     return len(wrong)
 
 
+def strangers() -> int:
+    """Print the bundled files that the catalogue does not know as they are; how many."""
+    found = 0
+    for entry in bundled():
+        raw = (MODELS / str(entry.file)).read_bytes()
+        digest = hashlib.sha256(raw).hexdigest()
+        if (len(raw), digest) != (entry.file_bytes, entry.sha256):
+            print(f'{entry.file}: the catalogue must say file_bytes = {len(raw)} and sha256 = "{digest}"')
+            found += 1
+    return found
+
+
 def main(paths: list[str]) -> int:
     questions: list[Question] = json.loads(QUESTIONS.read_text(encoding="utf-8"))
     models = [Path(path) for path in paths] or sorted(MODELS.glob("demo-*.gguf"))
-    return 1 if sum(check(model, questions) for model in models) else 0
+    return 1 if strangers() + sum(check(model, questions) for model in models) else 0
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import msgspec
 from chorus_cli.options import settings_options
 from chorus_cli.remote import GIVEN, asked
 from chorus_cli.settings import CliSettings
-from chorus_cli.tables import print_table
+from chorus_cli.tables import duration, print_table
 from chorus_proto.values import Node, Replica
 from chorus_server.console.text import size
 
-HEADINGS = ("NAME", "STATE", "SCORE", "MODEL", "REPLICA", "BUSY", "TOK/S", "RAM FREE", "COMPUTES ON")
+HEADINGS = ("NAME", "STATE", "SCORE", "MODEL", "REPLICA", "BUSY", "TOK/S", "RAM FREE", "WARM COPIES", "COMPUTES ON")
 
 
 @click.command("nodes")
@@ -44,8 +44,15 @@ def node_row(node: Node) -> tuple[str, ...]:
         "" if replica is None else f"{replica.slots_busy}/{replica.report.slots}",
         speed(node, replica),
         size(node.ram_available_bytes),
+        ", ".join(warm_words(one) for one in node.replicas if one.report.keep_alive_s is not None),
         gpus or node.hardware.cpu_model or node.hardware.arch,
     )
+
+
+def warm_words(replica: Replica) -> str:
+    """`demo-small ready, stays 5 min 00 s`: after its last use, unless its memory is needed."""
+    stays_s = replica.report.keep_alive_s or 0.0
+    return f"{replica.report.model} {replica_words(replica)}, stays {duration(stays_s)}"
 
 
 def replica_words(replica: Replica) -> str:

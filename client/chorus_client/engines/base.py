@@ -7,12 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from chorus_client.footprint import Resident
 from chorus_proto.generation import Generation, Piece
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
 
-Report = Callable[[float | None, str], None]
-"""Called while a model loads with the progress (0-1, None when unknown) and what is going on."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadProgress:
+    """How far a load is: `share` 0-1 (None when unknown), what is going on, and what it holds by now."""
+
+    share: float | None
+    detail: str
+    resident: Resident | None = None
+
+
+Report = Callable[[LoadProgress], None]
+"""Called now and then while a model loads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """Why a loaded model can no longer serve, in a sentence for people. `for_memory`: it ran out of memory."""
+
+    reason: str
+    for_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,23 +64,26 @@ class LoadedModel(Protocol):
         ...
 
     def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
-        """Yield deltas, then one `Done`. Closing the generator early stops the engine's work on it within 2 s.
+        """Yield what `Piece` says. Closing the generator early stops the engine's work on it within 2 s.
 
         Raises EngineFailed (the engine broke), InvalidRequest, ContextLengthExceeded or UnsupportedParameter (the
         engine refused: `param` names the field), EngineUnavailable (it cannot be reached).
         """
         ...
 
-    async def resident_bytes(self) -> int | None:
+    async def resident(self) -> Resident | None:
         """Memory the loaded model holds now, measured; None when the engine cannot tell."""
         ...
 
-    async def wait_closed(self) -> str:
-        """Return, once this loaded model can no longer serve, the reason in a sentence for people."""
+    async def wait_closed(self) -> Ending:
+        """Return once this loaded model can no longer serve."""
         ...
 
-    async def unload(self) -> None:
-        """Free it. Returns when the memory is free. A second call does nothing."""
+    async def unload(self, *, force: bool = False) -> None:
+        """Free it. Returns when the memory is free. A second call does nothing.
+
+        `force`: it hangs; end its process without asking it first.
+        """
         ...
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
+from chorus_client.engine_parameters import RawParameter, as_flags
 from chorus_client.engines.base import LoadOptions, ModelFiles, Report
 from chorus_client.engines.served_process import ServedModel, ServeLimits, ServeOrder, serve
+from chorus_client.integrity import check_header
+from chorus_client.model_options import GPU_LAYERS, ModelOptions
 from chorus_client.process import own_python
 from chorus_proto.errors import EngineUnavailable, LoadFailed, ModelNotFound
+from chorus_proto.ids import ModelName
+from chorus_proto.settings import SettingsError
 from chorus_proto.values import EngineKind, ModelFile
+
+Checked = Callable[[ModelName, Report], Awaitable[Path]]
+"""Where a model's file lies, refused when it is damaged. Raises ModelNotFound, ModelDamaged or LoadFailed."""
 
 DEFAULT_SLOTS = 4
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -35,7 +43,9 @@ class LlamaServerEngine:
 
     `llama_server_path`: an external binary, None for the bundled command. `threads`: engine threads of each loaded
     model, None for `default_threads()`. `gpu_layers`: None leaves it to llama.cpp. `slots` and `context_tokens` (per
-    slot, at most what the model was trained for) apply where a load does not say.
+    slot, at most what the model was trained for) apply where a load does not say. `model_options`: engine parameters of
+    single models, which win. `checked`: where a model's file lies, once it is fit to be loaded; None looks at its
+    header only. Raises SettingsError for a parameter that the engine does not take.
     """
 
     def __init__(
@@ -47,6 +57,8 @@ class LlamaServerEngine:
         gpu_layers: int | None = None,
         slots: int = DEFAULT_SLOTS,
         context_tokens: int = DEFAULT_CONTEXT_TOKENS,
+        model_options: Mapping[ModelName, ModelOptions] | None = None,
+        checked: Checked | None = None,
         limits: ServeLimits | None = None,
     ) -> None:
         self._files = files
@@ -56,6 +68,14 @@ class LlamaServerEngine:
         self._default_slots = slots
         self._default_context_tokens = context_tokens
         self._limits = limits or ServeLimits()
+        self._checked = checked or self._sound
+        self._params = {name: one.params for name, one in (model_options or {}).items()}
+        for name, params in self._params.items():
+            # Refused at the start of the agent, not at the load that nobody watches.
+            as_flags(params, bundled=self._external is None, key=f"params of {name!r}")
+            if gpu_layers == 0 and params.get(GPU_LAYERS, 0) != 0:
+                # Memory is judged for the host then, and the coordinator is told of no GPU.
+                raise SettingsError(f"params of {name!r}: gpu_layers = 0 keeps every model off the GPU; remove one")
 
     @property
     def kind(self) -> EngineKind:
@@ -68,7 +88,7 @@ class LlamaServerEngine:
 
     async def load(self, model: ModelFile, options: LoadOptions, report: Report) -> ServedModel:
         try:
-            path = self._files.path_of(model.name)
+            path = await self._checked(model.name, report)
         except ModelNotFound as error:
             raise LoadFailed(f"{model.name} is not on this node: {error.message}") from None
         slots = options.slots or self._default_slots
@@ -92,21 +112,34 @@ class LlamaServerEngine:
         )
         return await serve(order, report, self._limits)
 
+    async def _sound(self, name: ModelName, _report: Report) -> Path:
+        path = self._files.path_of(name)
+        await check_header(path)
+        return path
+
     def _command(
         self, model: ModelFile, path: Path, *, port: int, key_file: Path, slots: int, total_context_tokens: int
     ) -> list[str]:
         """llama-server's context size is for all slots together. No secret may stand here: argv is public."""
         flags = ["--model", str(path), "--alias", model.name, "--host", "127.0.0.1", "--port", str(port)]
-        flags += ["--api-key-file", str(key_file), "--parallel", str(slots), "--ctx-size", str(total_context_tokens)]
-        flags += ["--threads", str(self._threads), "--threads-batch", str(self._threads)]
-        # Thoughts stay in the text, where the agent separates them for every engine alike.
-        flags += ["--slots", "--metrics", "--jinja", "--reasoning-format", "none", "--offline", "--no-webui"]
-        # Prompts of idle slots would be kept in host memory, 8 GiB by default: no estimate could hold.
-        flags += ["--cache-ram", "0"]
+        flags += ["--api-key-file", str(key_file), "--slots", "--metrics", "--offline", "--no-webui"]
+        own = self._params.get(model.name, {})
+        threads = own.get("threads", self._threads)
+        parameters: dict[str, RawParameter] = {
+            "parallel": slots,
+            "ctx-size": total_context_tokens,
+            "threads": threads,
+            "threads-batch": threads,
+            "jinja": True,
+            # Thoughts stay in the text, where the agent separates them for every engine alike.
+            "reasoning-format": "none",
+            # Prompts of idle slots would be kept in host memory, 8 GiB by default: no estimate could hold.
+            "cache-ram": 0,
+            "embedding": model.embedding,
+        }
         if self._gpu_layers is not None:
-            flags += ["--gpu-layers", str(self._gpu_layers)]
-        if model.embedding:
-            flags += ["--embedding"]
+            parameters[GPU_LAYERS] = self._gpu_layers
+        flags += as_flags(parameters | dict(own), bundled=self._external is None, key=f"params of {model.name!r}")
         if self._external is not None:
             return [str(self._external), *flags]
         return own_python("chorus_client.llama_cpp_server", *flags)

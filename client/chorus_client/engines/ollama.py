@@ -12,7 +12,9 @@ import httpx
 import msgspec
 import ollama
 
-from chorus_client.engines.base import LoadOptions, Report
+from chorus_client.engines.base import Ending, LoadOptions, LoadProgress, Report
+from chorus_client.engines.watch import until_gone
+from chorus_client.footprint import Resident
 from chorus_proto.errors import (
     ClusterError,
     EngineFailed,
@@ -38,9 +40,9 @@ class OllamaLimits:
     """Seconds that Ollama may keep us waiting."""
 
     connect_s: float = 3.0
-    first_token_s: float = 600.0
+    first_token_s: float = 900.0
     """Ollama may load the model again meanwhile."""
-    next_token_s: float = 60.0
+    next_token_s: float = 900.0
     short_answer_s: float = 10.0
     load_s: float = 6 * 3600.0
     unload_s: float = 30.0
@@ -112,14 +114,14 @@ class OllamaEngine:
             context_tokens=options.context_tokens or self._default_context_tokens,
             limits=self._limits,
         )
-        report(None, f"Ollama loads {model.name}")
+        report(LoadProgress(share=None, detail=f"Ollama loads {model.name}"))
         try:
             await loaded.make_resident()
         except (InvalidRequest, EngineFailed) as error:
             if "memory" in error.message.lower():
                 raise InsufficientMemory(f"{model.name}: {error.message}") from None
             raise LoadFailed(f"{model.name}: {error.message}") from None
-        report(1.0, "ready")
+        report(LoadProgress(share=1.0, detail="ready"))
         return loaded
 
     async def pull(self, name: ModelName) -> AsyncGenerator[PullProgress, None]:
@@ -249,33 +251,19 @@ class OllamaModel:
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
-    async def resident_bytes(self) -> int | None:
+    async def resident(self) -> Resident | None:
         """What Ollama says the model holds, in RAM and VRAM together."""
         with _as_cluster_errors(self._url):
             async with asyncio.timeout(self._limits.short_answer_s):
                 running = await self._client.ps()
-        return next((int(row.size) for row in running.models if row.model == self._name and row.size), None)
+        sizes = (int(row.size) for row in running.models if row.model == self._name and row.size)
+        return next((Resident(total_bytes=size) for size in sizes), None)
 
-    async def wait_closed(self) -> str:
-        """Nobody tells us when Ollama ends, so it is asked now and then. A model it dropped is loaded by the next
-        request, so only Ollama's own end counts."""
-        misses = 0
-        while True:
-            try:
-                async with asyncio.timeout(self._limits.probe_every_s):
-                    await self._unloaded.wait()
-                return f"{self._name} was unloaded"
-            except TimeoutError:
-                pass
-            try:
-                await self.resident_bytes()
-                misses = 0
-            except ClusterError as error:
-                misses += 1
-                if misses >= 2:
-                    return error.message
+    async def wait_closed(self) -> Ending:
+        """A model that Ollama dropped is loaded by the next request, so only Ollama's own end counts."""
+        return await until_gone(self._name, self._unloaded, self.resident, every_s=self._limits.probe_every_s)
 
-    async def unload(self) -> None:
+    async def unload(self, *, force: bool = False) -> None:
         async with self._unloading:
             if self._unloaded.is_set():
                 return

@@ -26,18 +26,27 @@ _MOST_ERROR_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """How long one answer may keep us waiting."""
+    """How long one answer may keep us waiting.
+
+    The watchdog (watchdog.py) calls an engine hung; its tokens' limits here are the backstop of those whom nobody
+    watches, and looser.
+    """
 
     connect_s: float = 3.0
-    first_token_s: float = 600.0
-    next_token_s: float = 60.0
+    first_token_s: float = 900.0
+    next_token_s: float = 900.0
     short_answer_s: float = 10.0
     """For everything that is not a generation."""
 
 
-def request_body(generation: Generation, *, model: str) -> tuple[str, bytes]:
-    """The path and the JSON body of a streamed request. Raises UnsupportedParameter, InvalidRequest."""
+def request_body(generation: Generation, *, model: str, tell_progress: bool = False) -> tuple[str, bytes]:
+    """The path and the JSON body of a streamed request. Raises UnsupportedParameter, InvalidRequest.
+
+    `tell_progress`: ask for the prompt's progress, llama-server's extension (tools/server/README.md).
+    """
     body: dict[str, object] = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
+    if tell_progress:
+        body["return_progress"] = True
     chat = generation.messages is not None
     if chat:
         body["messages"] = generation.messages
@@ -85,12 +94,22 @@ class OpenAiHttp:
     """One server. `base_url` is without `/v1`. Close it with `aclose`.
 
     `keep_alive` False: a new connection for each request. llama.cpp drops 6-13 % of the requests that reuse a
-    connection directly after a streamed answer.
+    connection directly after a streamed answer. `tell_progress`: it is a llama-server, or ignores fields that it does
+    not know; `generate` then yields `Prefilled` too.
     """
 
-    def __init__(self, base_url: str, *, api_key: str | None, keep_alive: bool, limits: HttpLimits) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None,
+        keep_alive: bool,
+        limits: HttpLimits,
+        tell_progress: bool = False,
+    ) -> None:
         self._base_url = base_url.rstrip("/").removesuffix("/v1")
         self._keep_alive = keep_alive
+        self._tell_progress = tell_progress
         self._limits = limits
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if api_key:
@@ -121,11 +140,11 @@ class OpenAiHttp:
             raise EngineUnavailable(f"no answer from {self._base_url}{path}: {_words(error)}") from None
 
     async def generate(self, generation: Generation, *, model: str, expect_model: bool) -> AsyncGenerator[Piece, None]:
-        """Yield deltas, then one `Done`. Closing it early closes the connection, which makes the server stop.
+        """Yield what `Piece` says. Closing it early closes the connection, which makes the server stop.
 
         `expect_model`: an answer under another model's name is a failure. Raises as `LoadedModel.generate`.
         """
-        path, body = request_body(generation, model=model)
+        path, body = request_body(generation, model=model, tell_progress=self._tell_progress)
         stream = CompletionStream(model=model if expect_model else None)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._limits.first_token_s
@@ -149,10 +168,12 @@ class OpenAiHttp:
                 if stream.failure is not None:
                     raise stream.failure
                 if pieces:  # comments and empty events do not count as progress
-                    silence.broken(limit_s=self._limits.next_token_s)
+                    limits = self._limits
+                    silence.broken(limit_s=limits.next_token_s if stream.answering else limits.first_token_s)
                 if pace.is_wasteful(loop.time(), len(pieces)):
                     await _gathered(answer, READ_GAP_S)
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            # aiohttp says "Connection closed." as a bare RuntimeError when our own side closes while we read.
             if silence.too_long:
                 raise EngineFailed(f"no token came from the engine for {silence.limit_s:g} s") from None
             raise EngineFailed(f"the engine broke off its answer: {_words(error)}") from None

@@ -13,7 +13,7 @@ from typing import cast
 import msgspec
 
 from chorus_proto.errors import EngineFailed
-from chorus_proto.generation import Delta, Done, Piece
+from chorus_proto.generation import Delta, Done, Piece, Prefilled
 
 MOST_EVENT_BYTES = 1 << 20
 
@@ -55,11 +55,19 @@ class _Timings(msgspec.Struct):
     predicted_per_second: float | None = None
 
 
+class _Progress(msgspec.Struct):
+    """llama.cpp's, on request (`return_progress`), after each batch of the prompt; `processed` counts cached tokens."""
+
+    total: int = 0
+    processed: int = 0
+
+
 class _Event(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
     timings: _Timings | None = None
     model: str | None = None
+    prompt_progress: _Progress | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
@@ -86,6 +94,11 @@ class CompletionStream:
         """The answer is complete: whatever follows is ignored."""
         self.failure: EngineFailed | None = None
         """Why nothing can follow: an error event, another model's answer, no JSON, or too long an event."""
+
+    @property
+    def answering(self) -> bool:
+        """The first token has come."""
+        return self._deltas > 0
 
     def feed(self, chunk: bytes) -> list[Piece]:
         """The pieces that are whole now; what came before a failure in the same chunk is not lost: see `failure`."""
@@ -149,6 +162,7 @@ class CompletionStream:
         if event.timings is not None:
             self._timings = event.timings
         if not event.choices:
+            _progressed(event, pieces)
             return
         if self._model is not None and event.model is not None:
             if event.model != self._model:
@@ -168,6 +182,8 @@ class CompletionStream:
                 pieces.append(Delta(text, 1, bytes(logprobs)))
             else:
                 pieces.append(Delta(text))
+        else:
+            _progressed(event, pieces)
         if choice.finish_reason:
             self._finish_reason = choice.finish_reason
             if self._halves is not None and (rest := self._halves.decode(b"", final=True)):
@@ -232,6 +248,11 @@ class CompletionStream:
             prefill_tokens_per_s=prefill or None,
             decode_tokens_per_s=decode or None,
         )
+
+
+def _progressed(event: _Event, pieces: list[Piece]) -> None:
+    if event.prompt_progress is not None:
+        pieces.append(Prefilled(event.prompt_progress.processed, event.prompt_progress.total))
 
 
 class _Error(msgspec.Struct):

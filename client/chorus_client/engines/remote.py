@@ -7,14 +7,14 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from chorus_client.engines.base import LoadOptions, Report
+from chorus_client.engines.base import Ending, LoadOptions, LoadProgress, Report
 from chorus_client.engines.openai_http import HttpLimits, OpenAiHttp
+from chorus_client.engines.watch import until_gone
+from chorus_client.footprint import Resident
 from chorus_proto.errors import EngineFailed, EngineUnavailable, LoadFailed
 from chorus_proto.generation import Generation, Piece
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
-
-_MISSES_BEFORE_CLOSED = 2
 
 
 class RemoteEngine:
@@ -52,7 +52,7 @@ class RemoteEngine:
         found = next((row for row in rows if row.id == model.name), None)
         if found is None:
             raise LoadFailed(f"{self._base_url} does not serve {model.name}, only {', '.join(r.id for r in rows)}")
-        report(1.0, "ready")
+        report(LoadProgress(share=1.0, detail="ready"))
         return RemoteModel(
             self._http,
             model.name,
@@ -97,28 +97,15 @@ class RemoteModel:
         finally:
             await pieces.aclose()
 
-    async def resident_bytes(self) -> int | None:
+    async def resident(self) -> Resident | None:
         return None
 
-    async def wait_closed(self) -> str:
-        """Nobody tells us when the server goes away, so it is asked now and then."""
-        misses = 0
-        while True:
-            try:
-                async with asyncio.timeout(self._probe_every_s):
-                    await self._unloaded.wait()
-                return f"{self._name} was unloaded"
-            except TimeoutError:
-                pass
-            try:
-                await self._http.get("/v1/models")
-                misses = 0
-            except EngineUnavailable as error:
-                misses += 1
-                if misses >= _MISSES_BEFORE_CLOSED:
-                    return error.message
+    async def wait_closed(self) -> Ending:
+        return await until_gone(
+            self._name, self._unloaded, lambda: self._http.get("/v1/models"), every_s=self._probe_every_s
+        )
 
-    async def unload(self) -> None:
+    async def unload(self, *, force: bool = False) -> None:
         self._unloaded.set()
 
 

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import msgspec
 
-from chorus_client.engines.base import Report
+from chorus_client.engines.base import Ending, LoadProgress, Report
 from chorus_client.engines.openai_http import HttpLimits, OpenAiHttp
+from chorus_client.engines.quiet import QUIET_WITHIN_S, QuietCheck
+from chorus_client.footprint import Resident
 from chorus_client.process import STOP_GRACE_S, ChildProcess
 from chorus_proto.errors import ClusterError, EngineFailed, EngineUnavailable, InsufficientMemory, LoadFailed
-from chorus_proto.generation import Generation, Piece
+from chorus_proto.generation import Delta, Generation, Piece
 from chorus_proto.ids import ModelName
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class ServeLimits:
     stall_s: float = 120.0
     """A load that printed nothing and grew by nothing for this long is given up."""
     stop_grace_s: float = STOP_GRACE_S
+    quiet_s: float = QUIET_WITHIN_S
+    """After a cancelled answer; an engine that goes on for longer is ended."""
     http: HttpLimits = field(default_factory=HttpLimits)
 
     def load_limit_s(self, file_bytes: int) -> float:
@@ -65,7 +69,8 @@ _OUT_OF_MEMORY_WORDS = (
     "memoryerror",
     "insufficient memory",
 )
-_KILLED_CODES = (-9, 137)
+_KILLED_CODE = 137
+"""How a shell tells that its program was killed; a signal without a shell is `ended_for_memory`."""
 _PORT_WORDS = ("cannot listen on", "couldn't bind", "address already in use", "failed to bind")
 
 
@@ -93,7 +98,9 @@ async def _serve_once(order: ServeOrder, report: Report, limits: ServeLimits) ->
             child = await ChildProcess.start(order.command(port, key_file), python_child=order.python_child)
         except OSError as error:
             raise EngineUnavailable(f"the engine cannot be started: {error}") from None
-        http = OpenAiHttp(f"http://127.0.0.1:{port}", api_key=api_key, keep_alive=False, limits=limits.http)
+        http = OpenAiHttp(
+            f"http://127.0.0.1:{port}", api_key=api_key, keep_alive=False, limits=limits.http, tell_progress=True
+        )
         try:
             await _until_healthy(order, child, http, report, limits)
             slots, context_tokens = await _identity(order, http)
@@ -101,7 +108,7 @@ async def _serve_once(order: ServeOrder, report: Report, limits: ServeLimits) ->
             await http.aclose()
             await child.stop(grace_s=limits.stop_grace_s)
             raise
-    report(1.0, "ready")
+    report(LoadProgress(share=1.0, detail="ready"))
     return ServedModel(order, child, http, limits=limits, slots=slots, context_tokens=context_tokens)
 
 
@@ -128,7 +135,8 @@ async def _until_healthy(
             if status == 200 and child.returncode is None:
                 return
         now = loop.time()
-        resident = await asyncio.to_thread(child.resident_bytes) or 0
+        held = await asyncio.to_thread(child.resident)
+        resident = 0 if held is None else held.total_bytes
         progress = (child.output.bytes_seen, max(resident, seen[1]))
         if progress != seen:
             seen, moved = progress, now
@@ -137,7 +145,8 @@ async def _until_healthy(
         if now - moved > limits.stall_s:
             raise LoadFailed(f"loading {order.model} stood still for {limits.stall_s:g} s{_last_words(child)}")
         share = min(0.99, resident / order.file_bytes) if order.file_bytes else None
-        report(share, f"loading {order.model}: {resident / 2**20:.0f} MiB resident")
+        detail = f"loading {order.model}: {resident / 2**20:.0f} MiB resident"
+        report(LoadProgress(share=share, detail=detail, resident=held))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await child.wait()
@@ -151,12 +160,18 @@ def _load_failure(order: ServeOrder, child: ChildProcess) -> Exception:
     if any(words in text for words in _PORT_WORDS):
         return _PortTaken("the port was taken")
     log.warning("engine for %s exited with code %s:\n%s", order.model, code, "\n".join(lines))
-    if code in _KILLED_CODES or any(words in text for words in _OUT_OF_MEMORY_WORDS):
+    if _ran_out_of_memory(child):
         return InsufficientMemory(
             f"{order.model} ({order.file_bytes / 2**20:.0f} MiB on disk, {order.slots} x {order.context_tokens} tokens "
             f"of context) did not fit into memory: the engine ended with code {code}{_last_words(child)}"
         )
     return LoadFailed(f"{order.model} could not be loaded: the engine ended with code {code}{_last_words(child)}")
+
+
+def _ran_out_of_memory(child: ChildProcess) -> bool:
+    text = "\n".join(child.output.lines()).lower()
+    said = any(words in text for words in _OUT_OF_MEMORY_WORDS)
+    return said or child.returncode == _KILLED_CODE or child.ended_for_memory
 
 
 def _last_words(child: ChildProcess) -> str:
@@ -232,8 +247,10 @@ class ServedModel:
         self._limits = limits
         self._slots = slots
         self._context_tokens = context_tokens
+        self._quiet = QuietCheck(self._slots_shown_busy, self._end_busy, within_s=limits.quiet_s)
         self._unloading = asyncio.Lock()
         self._unloaded = False
+        self._ended_because = ""
 
     @property
     def slots(self) -> int:
@@ -249,22 +266,47 @@ class ServedModel:
 
     async def busy_slots(self) -> int:
         """Slots that the engine itself calls busy. Raises EngineUnavailable."""
+        busy = await self._slots_shown_busy()
+        if busy is None:
+            raise EngineUnavailable("the engine does not show its slots")
+        return busy
+
+    async def _slots_shown_busy(self) -> int | None:
+        """None when this engine shows no slots. Raises EngineUnavailable when it does not answer."""
         status, body = await self._http.get("/slots")
         if status != 200:
-            raise EngineUnavailable(f"the engine does not show its slots ({status})")
-        return sum(slot.is_processing for slot in msgspec.json.decode(body, type=list[_Slot]))
+            return None
+        try:
+            return sum(slot.is_processing for slot in msgspec.json.decode(body, type=list[_Slot]))
+        except msgspec.DecodeError:
+            return None
+
+    def _end_busy(self, reason: str) -> None:
+        if self._child.returncode is None and not self._unloaded:
+            self._ended_because = f"{self._order.model} was ended: {reason}{_last_words(self._child)}"
+            self._child.kill()
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
         if self._unloaded:
             raise EngineFailed(f"{self._order.model} was unloaded")
         pieces = self._http.generate(generation, model=self._order.alias, expect_model=True)
+        last: Piece | None = None
+        answering = False
+        self._quiet.began()
         try:
-            async for piece in pieces:
-                yield piece
+            async for last in pieces:
+                yield last
+                if isinstance(last, Delta):
+                    break
+            answering = True
+            self._quiet.answers()
+            async for last in pieces:
+                yield last
         except (EngineFailed, EngineUnavailable) as error:
             raise await self._because_of_its_death(error) from None
         finally:
             await pieces.aclose()
+            self._quiet.ended(last, answering=answering)
 
     async def _because_of_its_death(self, error: ClusterError) -> ClusterError:
         """A broken connection is seen a moment before the process's end; say the end when there is one."""
@@ -274,22 +316,31 @@ class ServedModel:
         return error if self._child.returncode is None else EngineFailed(self._epitaph())
 
     def _epitaph(self) -> str:
+        if self._ended_because:
+            return self._ended_because
         code = self._child.returncode
         return f"the engine of {self._order.model} ended with code {code}{_last_words(self._child)}"
 
-    async def resident_bytes(self) -> int | None:
-        """Resident memory of the process and its descendants; mapped file pages count while they are resident."""
-        return await asyncio.to_thread(self._child.resident_bytes)
+    async def resident(self) -> Resident | None:
+        """Of the process and its descendants; mapped pages of the model count while they are resident."""
+        return await asyncio.to_thread(self._child.resident)
 
-    async def wait_closed(self) -> str:
+    async def wait_closed(self) -> Ending:
         await self._child.wait()
-        return f"{self._order.model} was unloaded" if self._unloaded else self._epitaph()
+        if self._unloaded:
+            return Ending(reason=f"{self._order.model} was unloaded")
+        log.warning("%s; its last lines:\n%s", self._epitaph(), "\n".join(self._child.output.lines()))
+        for_memory = not self._ended_because and _ran_out_of_memory(self._child)
+        return Ending(reason=self._epitaph(), for_memory=for_memory)
 
-    async def unload(self) -> None:
+    async def unload(self, *, force: bool = False) -> None:
         async with self._unloading:
             if not self._unloaded:
                 self._unloaded = True
+                await self._quiet.aclose()
                 await self._http.aclose()
+                if force:
+                    self._child.kill()
                 await self._child.stop(grace_s=self._limits.stop_grace_s)
 
 

@@ -27,7 +27,7 @@ async def adopt_running(engine: LocalServersEngine, pool: Pool, *, every_s: floa
             known = {report.model for report in pool.reports() if report.state is not ReplicaState.FAILED}
             for model in await engine.running():
                 if model not in known:
-                    pool.load(model, LoadOptions(), kept=True)
+                    pool.load(model, LoadOptions(), adopted=True)
         except ClusterError as error:
             log.warning("the local servers cannot be looked at: %s", error.message)
         await asyncio.sleep(every_s)

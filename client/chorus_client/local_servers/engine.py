@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chorus_client.engines.base import LoadOptions, Report
+from chorus_client.engines.base import LoadOptions, LoadProgress, Report
 from chorus_client.engines.openai_http import OpenAiHttp
 from chorus_client.engines.remote import RemoteModel
-from chorus_client.footprint import footprint_bytes
+from chorus_client.footprint import Resident, footprint
 from chorus_client.local_servers.config import ServersConfig, load
+from chorus_client.local_servers.kept_server import KeepLimits, KeptServer
 from chorus_client.local_servers.listener import family_of
 from chorus_client.local_servers.loaded import DefaultModel, LocalModel
 from chorus_client.local_servers.plan import Plan, planned
@@ -21,7 +22,6 @@ from chorus_client.local_servers.probe import facts_of
 from chorus_client.local_servers.records import Phase, Records
 from chorus_client.local_servers.runtime import LocalServers, Owner, State
 from chorus_client.local_servers.server_config import ServerConfig
-from chorus_client.local_servers.supervisor import Supervisor, SupervisorLimits
 from chorus_proto.catalogue import normalised
 from chorus_proto.clock import Clock
 from chorus_proto.errors import ClusterError, EngineUnavailable, LoadFailed
@@ -37,7 +37,7 @@ class _Slot:
     """One configured server in this agent."""
 
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    supervisor: Supervisor | None = None
+    supervisor: KeptServer | None = None
     holders: int = 0
     auto_started: bool = False
 
@@ -66,7 +66,7 @@ class LocalServersEngine:
         models_dirs: Sequence[Path] = (),
         default_model: ModelName | None = None,
         look_every_s: float = 1.0,
-        limits: SupervisorLimits | None = None,
+        limits: KeepLimits | None = None,
     ) -> None:
         """Raises SettingsError when the file cannot be used."""
         self._path = path
@@ -76,7 +76,7 @@ class LocalServersEngine:
         self._models_dirs = tuple(models_dirs)
         self._default_model = default_model
         self._look_every_s = look_every_s
-        self._limits = limits or SupervisorLimits()
+        self._limits = limits or KeepLimits()
         self._records = Records(state_dir)
         self._slots: dict[str, _Slot] = {}
         self._config = load(path)
@@ -211,7 +211,7 @@ class LocalServersEngine:
             await held.release()
             raise
         if report is not None:
-            report(1.0, "ready")
+            report(LoadProgress(share=1.0, detail="ready"))
         return model
 
     async def _running(self, slot: _Slot, config: ServersConfig, server: ServerConfig) -> None:
@@ -231,7 +231,7 @@ class LocalServersEngine:
             await servers.start(server.name)  # waits until its keeper says that it is ready
 
     async def _supervised(self, slot: _Slot, config: ServersConfig, plan: Plan) -> None:
-        supervisor = Supervisor(
+        supervisor = KeptServer(
             plan,
             self._path,
             self._records,
@@ -273,7 +273,7 @@ class LocalServersEngine:
         )
         return LocalModel(server.name, remote, held)
 
-    def supervisor_of(self, name: str) -> Supervisor | None:
+    def supervisor_of(self, name: str) -> KeptServer | None:
         """Of a server that this agent started."""
         return self._slot(name).supervisor
 
@@ -288,11 +288,11 @@ class LocalServersEngine:
                 supervisor, slot.supervisor = slot.supervisor, None
                 await supervisor.stop()
 
-    async def resident_bytes(self, slot: _Slot, config: ServersConfig, server: ServerConfig) -> int | None:
+    async def resident(self, slot: _Slot, config: ServersConfig, server: ServerConfig) -> Resident | None:
         if slot.supervisor is not None:
-            return await asyncio.to_thread(slot.supervisor.resident_bytes)
+            return await asyncio.to_thread(slot.supervisor.resident)
         pid = (await self._servers(config).status(server.name)).pid
-        return None if pid is None else await asyncio.to_thread(lambda: footprint_bytes(family_of(pid)))
+        return None if pid is None else await asyncio.to_thread(lambda: footprint(family_of(pid)))
 
     async def aclose(self) -> None:
         """Stop the servers that this agent started, those with `auto_start` too."""
@@ -317,8 +317,8 @@ class _Held:
         supervisor = self.slot.supervisor
         return None if supervisor is None else supervisor.life
 
-    async def resident_bytes(self) -> int | None:
-        return await self.engine.resident_bytes(self.slot, self.config, self.server)
+    async def resident(self) -> Resident | None:
+        return await self.engine.resident(self.slot, self.config, self.server)
 
     async def release(self) -> None:
         if self.http is not None:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chorus_client.local_servers.config import load
+from chorus_client.local_servers.kept_server import KeptServer
 from chorus_client.local_servers.plan import planned
 from chorus_client.local_servers.records import Records
-from chorus_client.local_servers.supervisor import Supervisor
 from chorus_proto import logs
 from chorus_proto.clock import SystemClock
 from chorus_proto.errors import LoadFailed
@@ -29,7 +29,7 @@ async def keep(config_path: Path, name: str, state_dir: Path, models_dirs: Seque
     """Until SIGTERM, or until the server cannot be kept running. Raises SettingsError, LoadFailed."""
     config = load(config_path)
     plan = planned(config, config.get_server_by_name(name), models_dirs)
-    supervisor = Supervisor(
+    supervisor = KeptServer(
         plan, config_path, Records(state_dir), SystemClock(), api_key=config.endpoint.secret, in_agent=False
     )
     stop = asyncio.Event()

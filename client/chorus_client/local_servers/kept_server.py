@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +19,16 @@ from filelock import FileLock
 
 from chorus_client.engines.openai_http import OpenAiHttp
 from chorus_client.engines.served_process import ServeLimits
+from chorus_client.footprint import Resident
 from chorus_client.local_servers.listener import listener_on
 from chorus_client.local_servers.plan import Plan
 from chorus_client.local_servers.probe import facts_of
 from chorus_client.local_servers.records import Identity, Phase, Records, ServerRecord
 from chorus_client.process import ChildProcess
-from chorus_client.restarts import RestartRules, Restarts
+from chorus_client.restarts import NextStart, RestartRules, Restarts
+from chorus_client.supervisor import LifeEnd, Supervisor
 from chorus_proto.clock import Clock
-from chorus_proto.errors import LoadFailed
+from chorus_proto.errors import EngineFailed, LoadFailed
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +37,14 @@ _LAST_LINES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SupervisorLimits:
+class KeepLimits:
     """In a crash loop the server is given up: whoever wants it starts it again."""
 
     serve: ServeLimits = field(default_factory=ServeLimits)
     restarts: RestartRules = field(default_factory=RestartRules)
 
 
-class Supervisor:
+class KeptServer:
     """One server from `start` to `stop`. `api_key` None: anybody on this PC may ask it."""
 
     def __init__(
@@ -55,13 +56,13 @@ class Supervisor:
         *,
         api_key: str | None,
         in_agent: bool,
-        limits: SupervisorLimits | None = None,
+        limits: KeepLimits | None = None,
     ) -> None:
         self._plan = plan
         self._records = records
         self._clock = clock
         self._api_key = api_key
-        self._limits = limits or SupervisorLimits()
+        self._limits = limits or KeepLimits()
         server = plan.server
         keeper = Identity.of(os.getpid())
         assert keeper is not None, "this process runs"
@@ -100,9 +101,9 @@ class Supervisor:
             raise LoadFailed(f"{self._record.name} is {self.phase}")
         return self._life
 
-    def resident_bytes(self) -> int | None:
+    def resident(self) -> Resident | None:
         """Blocks for some milliseconds."""
-        return None if self._child is None else self._child.resident_bytes()
+        return None if self._child is None else self._child.resident()
 
     def start(self) -> bool:
         """Begin; False when another process keeps a server on this port. Raises LoadFailed (state folder)."""
@@ -145,33 +146,34 @@ class Supervisor:
             self._lock = None
 
     async def _run(self) -> None:
-        restarts = Restarts(self._limits.restarts)
+        supervisor: Supervisor[LifeEnd] = Supervisor(Restarts(self._limits.restarts), self._clock, probes=False)
         try:
-            while True:
-                try:
-                    reason = await self._one_life(restarts)
-                except LoadFailed as error:
-                    if not self._ran_once:
-                        raise  # what never ran once will not run a second time
-                    reason = error.message
-                following = restarts.crashed(self._clock.monotonic_s(), random.random())
-                if following.crash_loop:
-                    raise LoadFailed(f"{reason}; given up after {following.crashes} crashes")
-                log.warning("%s; started again in %.1f s", reason, following.after_s)
-                self._move(phase=Phase.RESTARTING, detail=reason, engine=None, restarts=self.restarts + 1)
-                await asyncio.sleep(following.after_s)
-        except LoadFailed as error:
-            log.error("%s", error.message)
-            self._move(phase=Phase.FAILED, detail=error.message, engine=None)
-            self._let_go()
+            given_up = await supervisor.run(lambda: self._one_life(supervisor), self._pause)
+            detail = given_up.end.error.message
+            if given_up.crash_loop:
+                detail += f"; given up after {given_up.crashes} crashes"
+            log.error("%s", detail)
         except Exception as error:
             # The supervisor's edge: whatever went wrong, callers of `until_ready` must hear of it.
             log.exception("keeping %s failed", self._record.name)
-            self._move(phase=Phase.FAILED, detail=f"keeping {self._record.name} failed: {error}", engine=None)
-            self._let_go()
+            detail = f"keeping {self._record.name} failed: {error}"
+        self._move(phase=Phase.FAILED, detail=detail, engine=None)
+        self._let_go()
 
-    async def _one_life(self, restarts: Restarts) -> str:
-        """From start to crash; the reason of the crash. Raises LoadFailed when it never got ready."""
+    def _pause(self, end: LifeEnd, following: NextStart) -> None:
+        log.warning("%s; started again in %.1f s", end.error.message, following.after_s)
+        self._move(phase=Phase.RESTARTING, detail=end.error.message, engine=None, restarts=self.restarts + 1)
+
+    async def _one_life(self, supervisor: Supervisor[LifeEnd]) -> LifeEnd:
+        """From start to crash."""
+        try:
+            return LifeEnd(error=EngineFailed(await self._served(supervisor)))
+        except LoadFailed as error:
+            # What never ran once will not run a second time.
+            return LifeEnd(error=error, final=not self._ran_once, counts=self._ran_once)
+
+    async def _served(self, supervisor: Supervisor[LifeEnd]) -> str:
+        """The reason of the crash. Raises LoadFailed when it never got ready."""
         with tempfile.TemporaryDirectory(prefix="chorus-server-") as folder:
             key_file = None if self._api_key is None else _write_secret(Path(folder, "key"), self._api_key)
             child = await self._started(key_file)
@@ -179,7 +181,7 @@ class Supervisor:
             try:
                 await self._until_it_answers(child)
                 self._ran_once = True
-                restarts.started(self._clock.monotonic_s())
+                supervisor.came_up()
                 self._life = asyncio.get_running_loop().create_future()
                 self._move(
                     phase=Phase.READY,

@@ -8,7 +8,9 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Protocol
 
+from chorus_client.engines.base import Ending
 from chorus_client.engines.remote import RemoteModel
+from chorus_client.footprint import Resident
 from chorus_proto.errors import ClusterError, EngineFailed
 from chorus_proto.generation import Generation, Piece
 from chorus_proto.settings import SettingsError
@@ -24,7 +26,7 @@ class Held(Protocol):
         """Done once the server of this load is gone; None when somebody else keeps it."""
         ...
 
-    async def resident_bytes(self) -> int | None: ...
+    async def resident(self) -> Resident | None: ...
 
     async def release(self) -> None:
         """This load is over; the server is stopped when we started it and nobody else here holds it."""
@@ -57,20 +59,21 @@ class LocalModel:
             async for piece in pieces:
                 yield piece
 
-    async def resident_bytes(self) -> int | None:
-        return None if self._unloaded else await self._held.resident_bytes()
+    async def resident(self) -> Resident | None:
+        return None if self._unloaded else await self._held.resident()
 
-    async def wait_closed(self) -> str:
+    async def wait_closed(self) -> Ending:
         asked = asyncio.ensure_future(self._remote.wait_closed())
-        ends: set[asyncio.Future[str]] = {asked} if self._life is None else {asked, self._life}
         try:
-            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            return asked.result() if asked in done else done.pop().result()
+            if self._life is None:
+                return await asked
+            await asyncio.wait((asked, self._life), return_when=asyncio.FIRST_COMPLETED)
+            return asked.result() if asked.done() else Ending(reason=self._life.result())
         finally:
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
 
-    async def unload(self) -> None:
+    async def unload(self, *, force: bool = False) -> None:
         async with self._unloading:
             if not self._unloaded:
                 self._unloaded = True
@@ -155,17 +158,17 @@ class DefaultModel:
             self._releasing.add(task)
             task.add_done_callback(self._releasing.discard)
 
-    async def resident_bytes(self) -> int | None:
-        return await self._current.resident_bytes()
+    async def resident(self) -> Resident | None:
+        return await self._current.resident()
 
-    async def wait_closed(self) -> str:
+    async def wait_closed(self) -> Ending:
         while True:
             watched = self._current
-            reason = await watched.wait_closed()
+            ending = await watched.wait_closed()
             if watched is self._current:
-                return reason
+                return ending
 
-    async def unload(self) -> None:
+    async def unload(self, *, force: bool = False) -> None:
         self._following.cancel()
         await asyncio.gather(self._following, return_exceptions=True)
         for model in list(self._running):

@@ -6,22 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chorus_client.engine_parameters import RawParameter, as_flags, check_together, checked
 from chorus_client.engines.llama_server import DEFAULT_CONTEXT_TOKENS, default_threads
 from chorus_client.gguf import read_header
 from chorus_client.inventory import bundled_folder
+from chorus_client.load_shape import load_shape
 from chorus_client.local_servers.config import ServersConfig
-from chorus_client.local_servers.parameters import RawParameter, as_flags, checked
 from chorus_client.local_servers.paths import model_path, program_path
 from chorus_client.local_servers.server_config import ServerConfig
 from chorus_client.model_shape import is_embedding, shape_of
 from chorus_client.process import own_python
 from chorus_proto.errors import LoadFailed
 from chorus_proto.settings import SettingsError
-from chorus_proto.sizing import CacheType, DeviceKind, Estimate, LoadShape, estimate
+from chorus_proto.sizing import DeviceKind, Estimate, estimate
 from chorus_proto.values import ModelShape
-
-_CACHE_TYPES = {"f16": CacheType.F16, "bf16": CacheType.F16, "q4_0": CacheType.Q4_0}
-"""The others are counted as q8_0, which none of them exceeds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,15 +50,7 @@ class Plan:
 
     def needs(self, device: DeviceKind) -> Estimate:
         """Memory that the server will take."""
-        ends = [_CACHE_TYPES.get(str(self.parameters.get(f"cache-type-{end}", "f16")), CacheType.Q8_0) for end in "kv"]
-        widest = max(ends, key=[CacheType.Q4_0, CacheType.Q8_0, CacheType.F16].index)
-        load = LoadShape(
-            context_tokens=self.context_tokens,
-            slots=self.slots,
-            cache_type=widest,
-            ubatch_tokens=int(self.parameters.get("ubatch-size", 512)),
-            flash_attention=self.parameters.get("flash-attn") != "off",
-        )
+        load = load_shape(self.parameters, context_tokens=self.context_tokens, slots=self.slots)
         return estimate(self.shape, self.file_bytes, load, device)
 
     def command(self, key_file: Path | None) -> Sequence[str]:
@@ -111,6 +101,7 @@ def planned(config: ServersConfig, server: ServerConfig, more_folders: Sequence[
     shape = shape_of(header)
     key = _key(server)
     parameters = {name: checked(name, value, key=key) for name, value in server.server_params.items()}
+    check_together(parameters, key=key)
     slots = int(parameters.setdefault("parallel", 1))
     if not parameters.get("ctx-size"):
         trained = shape.trained_context_tokens

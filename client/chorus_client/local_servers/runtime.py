@@ -18,7 +18,7 @@ import chorus_client
 import chorus_proto
 from chorus_client.engines.openai_http import HttpLimits, OpenAiHttp
 from chorus_client.engines.served_process import ServeLimits
-from chorus_client.footprint import footprint_bytes
+from chorus_client.footprint import footprint
 from chorus_client.local_servers import detach
 from chorus_client.local_servers.config import ServersConfig
 from chorus_client.local_servers.listener import family_of, listener_on
@@ -273,7 +273,8 @@ def _measured(pid: int | None) -> tuple[int | None, float | None]:
     began_s = time.monotonic()
     time.sleep(_CPU_WINDOW_S)
     passed_s = time.monotonic() - began_s
-    return footprint_bytes(family), max(0.0, 100 * (_cpu_s(family) - busy_s) / passed_s)
+    held = footprint(family)
+    return None if held is None else held.total_bytes, max(0.0, 100 * (_cpu_s(family) - busy_s) / passed_s)
 
 
 def _cpu_s(family: list[psutil.Process]) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
-from chorus_client.local_servers.parameters import RawParameter, checked
+from chorus_client.engine_parameters import RawParameter, checked
 from chorus_client.local_servers.paths import check_gguf_name, check_inside, check_program_text
 from chorus_proto.dialects.strict_json import JsonObject, JsonValue
 from chorus_proto.settings import SettingsError

@@ -35,6 +35,10 @@ class Measurement:
     load_s: float | None = None
     samples: int = 0
     updated_unix_s: float = 0.0
+    context_tokens: int = 0
+    slots: int = 1
+    expected_bytes: int | None = None
+    arithmetic: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,12 @@ MIGRATIONS: tuple[Sequence[str], ...] = (
             PRIMARY KEY (node_id, model, engine)
         ) WITHOUT ROWID""",
     ),
+    (
+        "ALTER TABLE measurement ADD COLUMN context_tokens INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE measurement ADD COLUMN slots INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE measurement ADD COLUMN expected_bytes INTEGER",
+        "ALTER TABLE measurement ADD COLUMN arithmetic TEXT NOT NULL DEFAULT ''",
+    ),
 )
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from chorus_client.engine_parameters import ALLOWED, Kind, as_flags, check_together, checked
 from chorus_client.llama_cpp_server import parser
-from chorus_client.local_servers.parameters import ALLOWED, Kind, as_flags, checked
 from chorus_proto.settings import SettingsError
 
 FORBIDDEN = [
@@ -82,6 +82,7 @@ def test_a_value_may_be_text_or_a_number(name: str, value: object, taken: object
         *(("temp", one) for one in ("nan", "inf", -1, 1e9, float("nan"), "0.7\0", "0x1")),
         *(("flash-attn", one) for one in ("On", "1", 1, "on\n")),
         *(("mlock", one) for one in (1, "yes please", None)),
+        *(("cache-type-k", one) for one in ("f32", "q8_0 --host 0.0.0.0", "q8_0\n", "--host", "$(id)", "")),
     ],
 )
 def test_a_value_of_another_type_or_range_is_refused(name: str, value: object) -> None:
@@ -113,6 +114,26 @@ def test_a_flag_is_one_word_and_only_when_it_is_on() -> None:
     ]
 
 
+def test_a_flag_that_is_on_by_itself_can_be_turned_off() -> None:
+    assert as_flags({"jinja": False, "cont-batching": False}, bundled=False, key="k") == [
+        "--no-jinja",
+        "--no-cont-batching",
+    ]
+    assert parser().parse_args(["--model", "x"]).jinja is True
+    assert parser().parse_args(["--model", "x", "--no-jinja"]).jinja is False
+
+
+def test_a_number_is_written_with_all_its_digits() -> None:
+    assert as_flags({"rope-freq-base": 1234567.25}, bundled=True, key="k")[1] == "1234567.25"
+
+
 def test_what_the_bundled_engine_lacks_is_refused_with_the_fix() -> None:
     with pytest.raises(SettingsError, match="set llama_server_path"):
-        as_flags({"temp": 0.5}, bundled=True, key="server_params")
+        as_flags({"split-mode": "row"}, bundled=True, key="server_params")
+
+
+def test_a_small_cache_of_values_without_flash_attention_is_refused() -> None:
+    check_together({"cache-type-v": "q8_0", "flash-attn": "auto"}, key="server_params")
+    check_together({"cache-type-v": "f16", "flash-attn": "off"}, key="server_params")
+    with pytest.raises(SettingsError, match=r"server_params\.cache-type-v = 'q8_0' needs flash attention"):
+        check_together({"cache-type-v": "q8_0", "flash-attn": "off"}, key="server_params")

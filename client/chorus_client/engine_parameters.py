@@ -1,7 +1,7 @@
-"""`server_params`: the parameters of llama-server that a configuration file may set, and nothing else.
+"""The parameters of llama-server that a file may set, for a server of the servers file and for a model of the pool.
 
 Names are llama-server's own without the dashes (tools/server/README.md in llama.cpp). What is not on the list does not
-reach a command line: some flags open files, ports or a shell.
+reach a command line: some flags open files, ports or a shell. The bundled command makes its own flags of this list.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One allowed parameter. `bundled`: the bundled engine takes it too."""
+    """One allowed parameter. `bundled`: the bundled engine takes it too. `off`: what turns off a flag that is on."""
 
     kind: Kind
     least: float = 0
     most: float = 0
     choices: tuple[str, ...] = ()
     bundled: bool = False
+    off: str = ""
 
     @property
     def words(self) -> str:
@@ -47,16 +48,16 @@ def _whole(least: int, most: int, *, bundled: bool = False) -> Parameter:
     return Parameter(kind=Kind.WHOLE, least=least, most=most, bundled=bundled)
 
 
-def _number(least: float, most: float) -> Parameter:
-    return Parameter(kind=Kind.NUMBER, least=least, most=most)
+def _number(least: float, most: float, *, bundled: bool = False) -> Parameter:
+    return Parameter(kind=Kind.NUMBER, least=least, most=most, bundled=bundled)
 
 
 def _choice(*choices: str, bundled: bool = False) -> Parameter:
     return Parameter(kind=Kind.CHOICE, choices=choices, bundled=bundled)
 
 
-def _flag(*, bundled: bool = False) -> Parameter:
-    return Parameter(kind=Kind.FLAG, bundled=bundled)
+def _flag(*, bundled: bool = False, off: str = "") -> Parameter:
+    return Parameter(kind=Kind.FLAG, bundled=bundled, off=off)
 
 
 _CACHE_TYPES = ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -76,28 +77,28 @@ ALLOWED: Mapping[str, Parameter] = {
     "flash-attn": _choice("on", "off", "auto", bundled=True),
     "embedding": _flag(bundled=True),
     "reasoning-format": _choice("none", "auto", "deepseek", bundled=True),
-    "jinja": _flag(bundled=True),
-    "temp": _number(0, 100),
-    "top-k": _whole(0, 1_000_000),
-    "top-p": _number(0, 1),
-    "min-p": _number(0, 1),
-    "repeat-penalty": _number(0, 100),
-    "repeat-last-n": _whole(-1, _TOKENS),
-    "presence-penalty": _number(-2, 2),
-    "frequency-penalty": _number(-2, 2),
-    "seed": _whole(-1, 2**32 - 1),
-    "n-predict": _whole(-1, _TOKENS),
-    "cont-batching": _flag(),
-    "mlock": _flag(),
-    "no-mmap": _flag(),
-    "swa-full": _flag(),
+    "jinja": _flag(bundled=True, off="no-jinja"),
+    "temp": _number(0, 100, bundled=True),
+    "top-k": _whole(0, 1_000_000, bundled=True),
+    "top-p": _number(0, 1, bundled=True),
+    "min-p": _number(0, 1, bundled=True),
+    "repeat-penalty": _number(0, 100, bundled=True),
+    "repeat-last-n": _whole(-1, _TOKENS, bundled=True),
+    "presence-penalty": _number(-2, 2, bundled=True),
+    "frequency-penalty": _number(-2, 2, bundled=True),
+    "seed": _whole(-1, 2**32 - 1, bundled=True),
+    "n-predict": _whole(-1, _TOKENS, bundled=True),
+    "mlock": _flag(bundled=True),
+    "no-mmap": _flag(bundled=True),
+    "swa-full": _flag(bundled=True),
+    "cont-batching": _flag(off="no-cont-batching"),
     "main-gpu": _whole(0, 63),
     "split-mode": _choice("none", "layer", "row"),
     "n-cpu-moe": _whole(0, 10_000),
     "numa": _choice("distribute", "isolate", "numactl"),
-    "rope-scaling": _choice("none", "linear", "yarn"),
-    "rope-freq-base": _number(0, 1e12),
-    "rope-freq-scale": _number(0, 1e6),
+    "rope-scaling": _choice("none", "linear", "yarn", bundled=True),
+    "rope-freq-base": _number(0, 1e12, bundled=True),
+    "rope-freq-scale": _number(0, 1e6, bundled=True),
 }
 
 _FORBIDDEN = re.compile(
@@ -151,8 +152,20 @@ def _taken(parameter: Parameter, value: object) -> RawParameter | None:
     return number if parameter.least <= number <= parameter.most else None
 
 
+def check_together(parameters: Mapping[str, RawParameter], *, key: str) -> None:
+    """Raises SettingsError for checked parameters that llama.cpp would refuse together."""
+    kept = parameters.get("cache-type-v", "f16")
+    if parameters.get("flash-attn") == "off" and kept not in ("f16", "bf16"):
+        raise SettingsError(
+            f"{key}.cache-type-v = {kept!r} needs flash attention and {key}.flash-attn is 'off'; remove one of them"
+        )
+
+
 def as_flags(parameters: Mapping[str, RawParameter], *, bundled: bool, key: str) -> list[str]:
-    """Checked parameters as words of a command line. Raises SettingsError for one that the bundled engine lacks."""
+    """Checked parameters as words of a command line, `--name value`.
+
+    Raises SettingsError for one that the bundled engine lacks.
+    """
     words: list[str] = []
     for name, value in parameters.items():
         if bundled and not ALLOWED[name].bundled:
@@ -161,7 +174,8 @@ def as_flags(parameters: Mapping[str, RawParameter], *, bundled: bool, key: str)
                 " or set llama_server_path to a llama-server"
             )
         if isinstance(value, bool):
-            words += [f"--{name}"] if value else []
+            word = name if value else ALLOWED[name].off
+            words += [f"--{word}"] if word else []
         else:
-            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+            words += [f"--{name}", str(value)]
     return words

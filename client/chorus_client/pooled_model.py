@@ -1,0 +1,378 @@
+"""One model in the pool, from the wish for it until it is gone: loaded, served, restarted after a crash, let go.
+
+Its task is the only one that loads and unloads; everybody else sets a wish (`leave`, `hung`) and watches the report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+from chorus_client.engines.base import Ending, LoadedModel, LoadOptions, LoadProgress
+from chorus_client.footprint import Resident
+from chorus_client.idle_probe import probe_when_idle
+from chorus_client.restarts import NextStart, Restarts
+from chorus_client.supervisor import LifeEnd, Supervisor
+from chorus_client.surroundings import Surroundings, Wish
+from chorus_client.watchdog import SharedEngine, Watchdog
+from chorus_client.watched import prompt_tokens_about, watched
+from chorus_proto.errors import (
+    ClusterError,
+    CrashLoop,
+    EngineFailed,
+    InsufficientMemory,
+    InternalError,
+    ModelDamaged,
+    ModelNotFound,
+)
+from chorus_proto.generation import Generation, Piece
+from chorus_proto.ids import ModelName
+from chorus_proto.values import EngineKind, ModelFile, ReplicaReport, ReplicaState
+
+log = logging.getLogger(__name__)
+
+CHILD_ENGINES = frozenset({EngineKind.LLAMA_SERVER, EngineKind.SCRIPTED, EngineKind.TRANSFORMERS})
+
+_NOT_MENDED_BY_TRYING = (InsufficientMemory, ModelDamaged, ModelNotFound)
+
+MEASURED_AFTER_USES = (1, 8, 64)
+"""Buffers grow with the first generations, so the footprint is measured again after these."""
+
+
+class PooledModel:
+    """Create it, then `start`. `gone` is set once it holds nothing any more and will not come back."""
+
+    def __init__(self, model: ModelName, wish: Wish, restarts: Restarts, around: Surroundings) -> None:
+        self._around = around
+        self._supervisor: Supervisor[LifeEnd] = Supervisor(restarts, around.clock, probes=True)
+        self.wish = wish
+        self.report = ReplicaReport(
+            model=model,
+            state=ReplicaState.LOADING,
+            slots=wish.options.slots,
+            kept=wish.adopted or wish.pinned,
+            keep_alive_s=wish.keep_alive_s,
+        )
+        self.loaded: LoadedModel | None = None
+        self.running = 0
+        self.uses = 0
+        """Since it was loaded."""
+        self.ready_at_s = 0.0
+        self.used_at_s = 0.0
+        self.gone = asyncio.Event()
+        self.engine = SharedEngine()
+        """What its generations' watchdogs share; new with each life."""
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._hung: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._leave = asyncio.Event()
+        self._drain_s = 0.0
+        self._came_up = False
+        self._letting_go = False
+        self._task: asyncio.Task[None] | None = None
+        self._error: ClusterError | None = None
+        self._measuring: asyncio.Task[None] | None = None
+
+    @property
+    def model(self) -> ModelName:
+        return self.report.model
+
+    @property
+    def state(self) -> ReplicaState:
+        return self.report.state
+
+    def start(self) -> None:
+        self._around.tell(self.report)
+        self._task = asyncio.create_task(self._live(), name=f"model:{self.model}")
+        self._task.add_done_callback(self._over)
+
+    # Wishes -------------------------------------------------------------------------------------------------------
+
+    def wish_again(self, wish: Wish, *, retry: bool) -> None:
+        """It is wanted once more, maybe to be kept for another time. `retry`: forget its crashes."""
+        self.wish = replace(self.wish, keep_alive_s=wish.keep_alive_s, pinned=self.wish.pinned or wish.pinned)
+        self.used_at_s = self._around.clock.monotonic_s()
+        if retry:
+            self._supervisor.retry_now()
+        self._change(keep_alive_s=self.wish.keep_alive_s, kept=self.wish.adopted or self.wish.pinned)
+
+    def hung(self, reason: str) -> None:
+        """Its engine stands still: it is ended by force and started again."""
+        if self.state in (ReplicaState.READY, ReplicaState.UNLOADING) and not self._hung.done():
+            self._hung.set_result(reason)
+
+    def leave(self, *, drain_s: float, detail: str = "", evicted_for: ModelName | None = None) -> None:
+        """Free it once its generations have ended, after `drain_s` at the latest. A load on its way is given up."""
+        if self._leave.is_set():
+            return
+        self._drain_s = drain_s
+        self._leave.set()
+        self._change(state=ReplicaState.UNLOADING, detail=detail, evicted_for=evicted_for, progress=None)
+        if self.loaded is None and not self._letting_go and self._task is not None:
+            self._task.cancel()
+
+    async def drained(self, within_s: float) -> bool:
+        """Take nothing new and wait for what runs; False, and ready again, when that took too long."""
+        self._change(state=ReplicaState.UNLOADING, detail="waits for its last generations")
+        try:
+            async with asyncio.timeout(within_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        finally:
+            unfinished = self.running and self.state is ReplicaState.UNLOADING and not self._leave.is_set()
+            if unfinished and self.loaded is not None:
+                self._change(state=ReplicaState.READY, detail="")
+        return True
+
+    # Uses ---------------------------------------------------------------------------------------------------------
+
+    def began(self) -> None:
+        """One generation more."""
+        self.running += 1
+        self.uses += 1
+        self.used_at_s = self._around.clock.monotonic_s()
+        self._idle.clear()
+
+    def ended(self) -> None:
+        self.running -= 1
+        self.used_at_s = self._around.clock.monotonic_s()
+        if self.running == 0:
+            self._idle.set()
+            self._around.changed()
+            if self.uses in MEASURED_AFTER_USES and self.loaded is not None:
+                self._measuring = asyncio.create_task(self._measure_again(self.loaded), name=f"measure:{self.model}")
+
+    async def _measure_again(self, loaded: LoadedModel) -> None:
+        resident = await _measured(loaded)
+        file = self._around.file_of(self.model)
+        if resident is None or file is None or self.loaded is not loaded:
+            return
+        await self._around.gate.measured(file, self.wish.options, resident)
+        self._change(resident_bytes=resident.total_bytes)
+
+    # Its life -----------------------------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        self._error = (await self._supervisor.run(self._one_life, self._pause)).end.error
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """Its task has ended, maybe before it began."""
+        broke = None if task.cancelled() else task.exception()
+        if broke is not None:
+            log.error("keeping %s broke", self.model, exc_info=broke)
+            self._error = InternalError(f"internal error: {broke!r}")
+        if self._leave.is_set():
+            self._change(state=ReplicaState.GONE)
+        elif self._error is not None:
+            error = self._error
+            self._change(state=ReplicaState.FAILED, detail=error.message, failure_code=error.code, progress=None)
+        self.gone.set()
+        self._around.changed()
+
+    def _pause(self, end: LifeEnd, following: NextStart) -> None:
+        """Between two lives."""
+        if following.crash_loop:
+            error = CrashLoop(
+                f"{self.model} failed {following.crashes} times; next try in {following.after_s / 60:.0f} min. "
+                f"{end.error.message}"
+            )
+            self._change(state=ReplicaState.FAILED, detail=error.message, failure_code=error.code, progress=None)
+            return
+        log.warning("%s; started again in %.1f s", end.error.message, following.after_s)
+        self._change(
+            state=ReplicaState.LOADING,
+            detail=f"{end.error.message}; starts again in {following.after_s:.0f} s",
+            progress=None,
+            restarts=following.crashes,
+        )
+
+    async def _one_life(self) -> LifeEnd:
+        began_s = self._around.clock.monotonic_s()
+        if self.state is not ReplicaState.LOADING:
+            self._change(state=ReplicaState.LOADING, failure_code="")
+        try:
+            loaded, resident = await self._load()
+        except _NOT_MENDED_BY_TRYING as error:
+            return LifeEnd(error=error, final=True, counts=False)
+        except ClusterError as error:
+            # What never ran here yet is for the coordinator to try elsewhere.
+            return LifeEnd(error=error, final=not self._came_up or self.wish.adopted)
+        except Exception as error:
+            # The supervisor's edge: whatever an engine's code does wrong, the agent lives and says so.
+            log.exception("loading %s broke", self.model)
+            return LifeEnd(error=InternalError(f"internal error: {error!r}"), final=True)
+        self.loaded = loaded
+        self.uses = 0
+        self.engine = SharedEngine()
+        self._came_up = True
+        self.ready_at_s = self.used_at_s = self._around.clock.monotonic_s()
+        self._supervisor.came_up()
+        self._hung = asyncio.get_running_loop().create_future()
+        self._change(
+            state=ReplicaState.UNLOADING if self._leave.is_set() else ReplicaState.READY,
+            slots=loaded.slots,
+            context_tokens=loaded.context_tokens,
+            resident_bytes=None if resident is None else resident.total_bytes,
+            load_s=self.ready_at_s - began_s,
+            progress=None,
+            detail="",
+        )
+        self._around.changed()
+        return await self._serve(loaded)
+
+    async def _load(self) -> tuple[LoadedModel, Resident | None]:
+        """Once the memory is there. Raises ClusterError."""
+        around, model = self._around, self.model
+        file = around.file_of(model)
+        if file is None:
+            raise ModelNotFound(f"model {model} is not on this PC")
+        options = _bounded(self.wish.options, file)
+        self.wish = replace(self.wish, options=options)
+        engine = around.engines[file.engine]
+        self._note(engine=file.engine, predicted_bytes=around.gate.predicted_bytes(file, options))
+        if self.wish.adopted:
+            # A server of the owner's runs already, or its own start has judged the memory.
+            loaded = await engine.load(file, options, self._progress)
+            return loaded, await _measured(loaded)
+        verdict = await around.room.make(file, options)
+        if verdict is not None:
+            self._note(expected_bytes=verdict.needed_bytes, arithmetic=verdict.words)
+        try:
+            loaded = await engine.load(file, options, self._progress)
+        except BaseException as error:
+            await around.gate.failed(file, options, for_memory=isinstance(error, InsufficientMemory))
+            raise
+        resident = await _measured(loaded)
+        await around.gate.loaded(file, options, resident)
+        return loaded, resident
+
+    def _progress(self, progress: LoadProgress) -> None:
+        if progress.resident is not None:
+            self._around.gate.grown(self.model, progress.resident)
+        self._change(progress=progress.share, detail=progress.detail)
+
+    async def _serve(self, loaded: LoadedModel) -> LifeEnd:
+        """Until the engine dies, hangs, or the model is told to leave and has done so."""
+        closed = asyncio.create_task(loaded.wait_closed(), name=f"watch:{self.model}")
+        leaving = asyncio.create_task(self._drain(), name=f"drain:{self.model}")
+        probing = asyncio.create_task(self._probe(loaded), name=f"probe:{self.model}")
+        ending: Ending | None = None
+        try:
+            await asyncio.wait((closed, leaving, self._hung), return_when=asyncio.FIRST_COMPLETED)
+            if closed.done():
+                ending = closed.result()
+            elif self._hung.done():
+                ending = Ending(reason=f"{self.model} hangs: {self._hung.result()}")
+        finally:
+            self.loaded = None
+            for task in (closed, leaving, probing):
+                task.cancel()
+            await asyncio.gather(closed, leaving, probing, return_exceptions=True)
+            detail = await self._let_go(loaded, force=ending is not None)
+        if self._leave.is_set():
+            self._note(detail="; ".join(words for words in (self.report.detail, detail) if words))
+            return LifeEnd(error=EngineFailed(f"{self.model} was unloaded"), counts=False)
+        assert ending is not None, "nothing else ends the wait"
+        log.warning("%s", ending.reason)
+        if ending.for_memory:
+            return await self._out_of_memory(ending)
+        return LifeEnd(error=EngineFailed(ending.reason), final=self.wish.adopted)
+
+    async def _probe(self, loaded: LoadedModel) -> None:
+        """An engine of ours that wedged while nobody used it is found before its next caller."""
+        file = self._around.file_of(self.model)
+        if self.is_child and file is not None and not file.embedding:
+            await probe_when_idle(loaded, self._around.probe, idle_s=self._idle_s, on_hung=self.hung)
+
+    def _idle_s(self) -> float:
+        return 0.0 if self.running else self._around.clock.monotonic_s() - self.used_at_s
+
+    @property
+    def is_child(self) -> bool:
+        """Its engine is a process of ours, which may be ended and started again."""
+        return not self.wish.adopted and self.report.engine in CHILD_ENGINES
+
+    def generate(self, loaded: LoadedModel, generation: Generation) -> AsyncGenerator[Piece, None]:
+        """What `LoadedModel.generate` says, under a watchdog; an engine of ours that hangs is started again."""
+        clock, limits = self._around.clock, self._around.watch
+        on_hung = self.hung
+        if not self.is_child:
+            # Somebody else's server may load the model first, or serve others; only this answer is given up.
+            limits = replace(limits, first_s=limits.first_cap_s)
+            on_hung = self._hung_elsewhere
+        dog = Watchdog(clock.monotonic_s(), prompt_tokens_about(generation), self.engine, limits)
+        return watched(loaded.generate(generation), dog, clock, on_hung)
+
+    def _hung_elsewhere(self, reason: str) -> None:
+        log.warning("%s: %s", self.model, reason)
+
+    async def _drain(self) -> None:
+        await self._leave.wait()
+        try:
+            async with asyncio.timeout(self._drain_s):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("%s is unloaded while %d generations run", self.model, self.running)
+
+    async def _let_go(self, loaded: LoadedModel, *, force: bool) -> str:
+        """Free it and see that the memory is back; what went wrong, in words."""
+        gate = self._around.gate
+        self._letting_go = True
+        try:
+            before = await gate.free_now()
+            await loaded.unload(force=force)
+            return await gate.freed(self.model, before, await _measured(loaded))
+        except Exception as error:
+            # The supervisor's edge: an engine that cannot let go is said so, and the replica is gone all the same.
+            log.exception("unloading %s broke", self.model)
+            gate.forget(self.model)
+            return f"the engine did not confirm that it freed the model: {error!r}"
+        finally:
+            self._letting_go = False
+
+    async def _out_of_memory(self, ending: Ending) -> LifeEnd:
+        """Its memory grew past what there is: the next life has half the slots, and never this size again."""
+        around, options = self._around, self.wish.options
+        file = around.file_of(self.model)
+        slots = self.report.slots
+        if file is not None:
+            await around.gate.failed(file, replace(options, slots=slots), for_memory=True)
+        if slots <= 1 or self.wish.adopted:
+            return LifeEnd(error=InsufficientMemory(ending.reason), final=True, counts=False)
+        self.wish = replace(self.wish, options=replace(options, slots=slots // 2))
+        return LifeEnd(error=EngineFailed(f"{ending.reason}; it goes on with {slots // 2} slots"))
+
+    def _change(self, **changes: object) -> None:
+        self._note(**changes)
+        self._around.tell(self.report)
+
+    def _note(self, **changes: object) -> None:
+        """For the next report."""
+        self.report = replace(self.report, **changes)  # pyright: ignore[reportArgumentType]  # named fields, checked by replace
+
+    async def aclose(self) -> None:
+        """Free it at once, without words: the end of the agent."""
+        tasks = [task for task in (self._task, self._measuring) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _measured(loaded: LoadedModel) -> Resident | None:
+    """What the model takes; None when its engine cannot say, which is no reason to lose the model."""
+    try:
+        return await loaded.resident()
+    except ClusterError as error:
+        log.warning("the memory of a loaded model cannot be measured: %s", error.message)
+        return None
+
+
+def _bounded(options: LoadOptions, file: ModelFile) -> LoadOptions:
+    """A model cannot use more context than it was trained for; memory for it would be wasted."""
+    trained = None if file.shape is None else file.shape.trained_context_tokens
+    if not trained or options.context_tokens <= trained:
+        return options
+    return replace(options, context_tokens=trained)
