@@ -257,6 +257,16 @@ class Agent:
                             await window.wait()
         raise EngineFailed("the engine ended its answer without an end")
 
+    async def drain(self, within_s: float) -> None:
+        """Take nothing new and let what runs finish, for `within_s` at the most."""
+        self._pool.close_doors()
+        running = [execution.task for execution in self._executions.values()]
+        if running:
+            log.info("%d answers may finish within %g s", len(running), within_s)
+            _, cut = await asyncio.wait(running, timeout=within_s)
+            if cut:
+                log.warning("%d answers still ran after %g s of draining; they are cut", len(cut), within_s)
+
     async def aclose(self) -> None:
         tasks = [execution.task for execution in self._executions.values()]
         if self._looking is not None:

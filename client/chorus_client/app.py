@@ -15,7 +15,6 @@ from chorus_client.agent import Agent, Identity
 from chorus_client.compute import device_kind, usable_by_engines
 from chorus_client.engines.base import Engine, LoadedModel, LoadOptions
 from chorus_client.engines.llama_server import LlamaServerEngine
-from chorus_client.engines.ollama import OllamaEngine
 from chorus_client.engines.remote import RemoteEngine
 from chorus_client.engines.scripted import ScriptedEngine
 from chorus_client.engines.served_process import ServeLimits
@@ -118,6 +117,7 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
             await asyncio.wait((linking, stopping), return_when=asyncio.FIRST_COMPLETED)
             if linking.done():
                 linking.result()
+            await agent.drain(settings.drain_s)
             await link.say_goodbye("the agent stops")
         finally:
             for task in (linking, stopping, *beside):
@@ -199,6 +199,9 @@ def build_engines(
                 limits=serve_limits(settings),
             )
         elif kind is EngineKind.OLLAMA:
+            # Imported where it is used: Ollama's library takes 20 MB of every agent's memory.
+            from chorus_client.engines.ollama import OllamaEngine
+
             engines[kind] = OllamaEngine(settings.ollama_url, limits=ollama_limits(settings))
         elif kind is EngineKind.REMOTE:
             if not settings.remote_url:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chorus_client.engines.ollama import OllamaLimits
+from chorus_client.engines.ollama_limits import OllamaLimits
 from chorus_client.engines.openai_http import HttpLimits
 from chorus_client.engines.served_process import ServeLimits
 from chorus_client.idle_probe import ProbeLimits

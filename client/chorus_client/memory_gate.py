@@ -65,7 +65,7 @@ class MemoryGate:
         self._reserve = reserve
         self._ledger = Ledger()
         self._footprints = Footprints(state_dir)
-        self._mapped: dict[ModelName, int] = {}
+        self._held: dict[ModelName, Resident] = {}
         self._before: dict[ModelName, tuple[int, ...]] = {}
         self._taken: dict[ModelName, tuple[int, ...]] = {}
 
@@ -142,7 +142,7 @@ class MemoryGate:
 
     async def measured(self, file: ModelFile, options: LoadOptions, resident: Resident) -> None:
         """What a loaded model holds now, after its load or after it was used."""
-        self._mapped[file.name] = resident.mapped_bytes
+        self._held[file.name] = resident
         predicted_bytes = self.predicted_bytes(file, options)
         if predicted_bytes is not None:
             await asyncio.to_thread(
@@ -177,8 +177,8 @@ class MemoryGate:
         `before`: `free_now` before the unload. `left`: what the engine still holds of the model. A card must show what
         the load took, less 2 %; drivers free it some time after the process has ended.
         """
-        taken = self._taken.pop(model, ())
-        self._mapped.pop(model, None)
+        taken = self._taken.get(model, ())
+        self.forget(model)
         if left is not None:
             return f"its engine still holds {left.total_bytes / 1e6:.0f} MB"
         short_bytes = 0
@@ -194,9 +194,11 @@ class MemoryGate:
         return f"{short_bytes / 1e6:.0f} MB of the graphics memory are not free again"
 
     def forget(self, model: ModelName) -> None:
-        """It is gone, and nobody could say what it left behind."""
+        """It is gone, maybe before it was measured."""
+        self._ledger.release(model)
+        self._before.pop(model, None)
         self._taken.pop(model, None)
-        self._mapped.pop(model, None)
+        self._held.pop(model, None)
 
     async def _memories(self) -> list[Memory]:
         """RAM, and the cards whose driver tells; a hardware file that plays a smaller PC limits both."""
@@ -204,14 +206,17 @@ class MemoryGate:
         total_bytes = self._hardware.ram_bytes
         memories: list[Memory] = []
         if total_bytes is not None:
-            # Mapped pages of our models look available; taken from them, they would be read again and again.
-            available_bytes = now.ram_available_bytes
-            free_bytes = None if available_bytes is None else max(0, available_bytes - self._mapped_in_ram())
+            free_bytes = None
+            if now.ram_available_bytes is not None:
+                # Mapped pages of our models look available; taken from them, they would be read again and again.
+                free_bytes = max(0, now.ram_available_bytes - self._in_ram(mapped=True))
+                # A PC that plays a smaller one has no more than its part says.
+                free_bytes = min(free_bytes, max(0, total_bytes - self._in_ram(mapped=False)))
             memories.append(
                 Memory(
                     place=RAM,
                     total_bytes=total_bytes,
-                    free_bytes=None if free_bytes is None else min(free_bytes, total_bytes),
+                    free_bytes=free_bytes,
                 )
             )
         told = iter(now.gpu_free_bytes)
@@ -221,9 +226,11 @@ class MemoryGate:
             memories.append(Memory(place=gpu_place(index), total_bytes=gpu.memory_bytes, free_bytes=next(told, None)))
         return memories
 
-    def _mapped_in_ram(self) -> int:
-        """Of a model on a card the file's pages are read once."""
-        return 0 if self._device is DeviceKind.DISCRETE_GPU else sum(self._mapped.values())
+    def _in_ram(self, *, mapped: bool) -> int:
+        """What our models hold there, all or only mapped pages; of a model on a card the pages are read once."""
+        if self._device is DeviceKind.DISCRETE_GPU:
+            return 0
+        return sum(one.mapped_bytes if mapped else one.total_bytes for one in self._held.values())
 
     def _resident(self, warm: Sequence[WarmModel]) -> Mapping[Place, Sequence[WarmModel]]:
         """Where the loaded models lie: all on the same kind of device, since one engine's settings serve them all."""

@@ -67,6 +67,7 @@ class Pool:
         self._restarts: dict[ModelName, Restarts] = {}
         self._files: dict[ModelName, ModelFile] = {}
         self._tell = tell
+        self._closed = False
         room = MemoryRoom(
             gate,
             clock,
@@ -118,6 +119,8 @@ class Pool:
         retry: bool = False,
     ) -> None:
         """Start loading, unless the model is here or on its way; the outcome is told. See `Wish`, `LoadOrder`."""
+        if self._closed:
+            return
         wish = self._wish(model, Wish(options=options, adopted=adopted, keep_alive_s=keep_alive_s))
         known = self._models.get(model)
         if known is not None and not known.gone.is_set():
@@ -189,6 +192,12 @@ class Pool:
         unused_s = self._clock.monotonic_s() - one.used_at_s
         if unused_s >= limit_s:
             one.leave(drain_s=0.0, detail=f"was not used for {unused_s:.0f} s")
+
+    def close_doors(self) -> None:
+        """The agent stops: no model takes anything new, and none is loaded any more."""
+        self._closed = True
+        for one in self._models.values():
+            one.close_doors("its agent stops")
 
     async def aclose(self) -> None:
         """Stop everything at once; for the end of the agent."""

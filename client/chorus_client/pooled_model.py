@@ -113,6 +113,11 @@ class PooledModel:
         if self.loaded is None and not self._letting_go and self._task is not None:
             self._task.cancel()
 
+    def close_doors(self, detail: str) -> None:
+        """Take nothing new from now on; what runs goes on."""
+        if self.state is ReplicaState.READY:
+            self._change(state=ReplicaState.UNLOADING, detail=detail)
+
     async def drained(self, within_s: float) -> bool:
         """Take nothing new and wait for what runs; False, and ready again, when that took too long."""
         self._change(state=ReplicaState.UNLOADING, detail="waits for its last generations")
@@ -194,7 +199,7 @@ class PooledModel:
         if self.state is not ReplicaState.LOADING:
             self._change(state=ReplicaState.LOADING, failure_code="")
         try:
-            loaded, resident = await self._load()
+            loaded, file = await self._load()
         except _NOT_MENDED_BY_TRYING as error:
             return LifeEnd(error=error, final=True, counts=False)
         except ClusterError as error:
@@ -215,15 +220,26 @@ class PooledModel:
             state=ReplicaState.UNLOADING if self._leave.is_set() else ReplicaState.READY,
             slots=loaded.slots,
             context_tokens=loaded.context_tokens,
-            resident_bytes=None if resident is None else resident.total_bytes,
+            resident_bytes=None,
             load_s=self.ready_at_s - began_s,
             progress=None,
             detail="",
         )
         self._around.changed()
+        # Who waits for the model need not wait for its measurement.
+        self._measuring = asyncio.create_task(self._measure(loaded, file), name=f"measure:{self.model}")
         return await self._serve(loaded)
 
-    async def _load(self) -> tuple[LoadedModel, Resident | None]:
+    async def _measure(self, loaded: LoadedModel, file: ModelFile) -> None:
+        """Until then the memory stays promised to the load."""
+        resident = await _measured(loaded)
+        if not self.wish.adopted:
+            await self._around.gate.loaded(file, self.wish.options, resident)
+        if resident is not None:
+            self._change(resident_bytes=resident.total_bytes)
+            self._around.changed()
+
+    async def _load(self) -> tuple[LoadedModel, ModelFile]:
         """Once the memory is there. Raises ClusterError."""
         around, model = self._around, self.model
         file = around.file_of(model)
@@ -235,19 +251,15 @@ class PooledModel:
         self._note(engine=file.engine, predicted_bytes=around.gate.predicted_bytes(file, options))
         if self.wish.adopted:
             # A server of the owner's runs already, or its own start has judged the memory.
-            loaded = await engine.load(file, options, self._progress)
-            return loaded, await _measured(loaded)
+            return await engine.load(file, options, self._progress), file
         verdict = await around.room.make(file, options)
         if verdict is not None:
             self._note(expected_bytes=verdict.needed_bytes, arithmetic=verdict.words)
         try:
-            loaded = await engine.load(file, options, self._progress)
+            return await engine.load(file, options, self._progress), file
         except BaseException as error:
             await around.gate.failed(file, options, for_memory=isinstance(error, InsufficientMemory))
             raise
-        resident = await _measured(loaded)
-        await around.gate.loaded(file, options, resident)
-        return loaded, resident
 
     def _progress(self, progress: LoadProgress) -> None:
         if progress.resident is not None:
@@ -268,9 +280,12 @@ class PooledModel:
                 ending = Ending(reason=f"{self.model} hangs: {self._hung.result()}")
         finally:
             self.loaded = None
-            for task in (closed, leaving, probing):
+            beside: list[asyncio.Task[None]] = [leaving, probing]
+            if self._measuring is not None:
+                beside.append(self._measuring)
+            for task in (closed, *beside):
                 task.cancel()
-            await asyncio.gather(closed, leaving, probing, return_exceptions=True)
+            await asyncio.gather(closed, asyncio.gather(*beside, return_exceptions=True), return_exceptions=True)
             detail = await self._let_go(loaded, force=ending is not None)
         if self._leave.is_set():
             self._note(detail="; ".join(words for words in (self.report.detail, detail) if words))

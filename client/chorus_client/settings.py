@@ -65,6 +65,7 @@ class AgentSettings:
     fence_after_s: float = setting(30.0, "without the coordinator for this long, running work is dropped", minimum=1)
     reserve_bytes: int = setting(512 * 1024 * 1024, "memory that loads leave free, at least", minimum=0)
     reserve_share: float = setting(0.05, "share of each memory that loads leave free, at least", minimum=0, maximum=0.9)
+    drain_s: float = setting(30.0, "running answers may finish for this long at a shutdown", minimum=0, maximum=600)
     freed_within_s: float = setting(5.0, "longest wait until a driver shows freed memory as free", minimum=0.1)
     room_within_s: float = setting(300.0, "longest wait of a load for memory that models in use hold", minimum=0.1)
     swap_after_s: float = setting(

@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 
 from chorus_client.engines.base import LoadedModel, LoadOptions
-from chorus_client.engines.ollama import OllamaEngine, OllamaLimits, OllamaModel
+from chorus_client.engines.ollama import OllamaEngine, OllamaModel
+from chorus_client.engines.ollama_limits import OllamaLimits
 from chorus_proto.errors import EngineFailed, EngineUnavailable, UnsupportedParameter
 from chorus_proto.generation import Generation
 from chorus_proto.ids import ModelName

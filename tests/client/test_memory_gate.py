@@ -165,3 +165,15 @@ def test_an_unload_is_complete_once_the_card_shows_the_memory(tmp_path: Path, sh
 def test_an_engine_that_still_holds_the_model_is_named(tmp_path: Path) -> None:
     words = asyncio.run(gate_at(tmp_path).freed(ModelName("one"), (), Resident(total_bytes=5_000_000)))
     assert "still holds 5 MB" in words
+
+
+def test_a_pc_that_plays_a_smaller_one_fills_up_like_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        gate = MemoryGate(PC, Told(64_000_000_000), DeviceKind.CPU, tmp_path, reserve=Reserve(least_bytes=0, share=0))
+        await gate.weigh(model("one"), OPTIONS, [])
+        await gate.loaded(model("one"), OPTIONS, Resident(total_bytes=1_300_000_000))
+        second = await gate.weigh(model("two"), OPTIONS, [])
+        assert second is not None
+        assert second.free_bytes == 700_000_000
+
+    asyncio.run(scenario())

@@ -13,6 +13,7 @@ import msgspec
 import ollama
 
 from chorus_client.engines.base import Ending, LoadOptions, LoadProgress, Report
+from chorus_client.engines.ollama_limits import OllamaLimits
 from chorus_client.engines.watch import until_gone
 from chorus_client.footprint import Resident
 from chorus_proto.errors import (
@@ -33,22 +34,6 @@ T = TypeVar("T")
 
 _FOR_EVER = -1
 _NS = 1e9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OllamaLimits:
-    """Seconds that Ollama may keep us waiting."""
-
-    connect_s: float = 3.0
-    first_token_s: float = 900.0
-    """Ollama may load the model again meanwhile."""
-    next_token_s: float = 900.0
-    short_answer_s: float = 10.0
-    load_s: float = 6 * 3600.0
-    unload_s: float = 30.0
-    probe_every_s: float = 5.0
-    pull_silence_s: float = 600.0
-    """Between two steps of a download; checking the sum of a large layer is silent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,9 @@ class ServeOrder:
 
 
 _PORT_ATTEMPTS = 3
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.003, 0.5
+_IMPATIENT_S = 0.4
+"""For so long an engine is only asked whether it is ready; then its progress is measured too."""
 _OUT_OF_MEMORY_WORDS = (
     "out of memory",
     "bad_alloc",
@@ -125,7 +128,7 @@ async def _until_healthy(
     started = moved = loop.time()
     limit_s = limits.load_limit_s(order.file_bytes)
     seen = (0, 0)
-    pause_s = 0.02
+    pause_s = _FIRST_PAUSE_S
     while True:
         if child.returncode is not None:
             await child.wait()  # for its last words
@@ -135,6 +138,9 @@ async def _until_healthy(
             if status == 200 and child.returncode is None:
                 return
         now = loop.time()
+        if now - started < _IMPATIENT_S:
+            await _ended_or_waited(child, pause_s)
+            continue
         held = await asyncio.to_thread(child.resident)
         resident = 0 if held is None else held.total_bytes
         progress = (child.output.bytes_seen, max(resident, seen[1]))
@@ -147,10 +153,14 @@ async def _until_healthy(
         share = min(0.99, resident / order.file_bytes) if order.file_bytes else None
         detail = f"loading {order.model}: {resident / 2**20:.0f} MiB resident"
         report(LoadProgress(share=share, detail=detail, resident=held))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
-                await child.wait()
-        pause_s = min(pause_s * 1.5, 0.5)
+        await _ended_or_waited(child, pause_s)
+        pause_s = min(pause_s * 1.5, _LAST_PAUSE_S)
+
+
+async def _ended_or_waited(child: ChildProcess, pause_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(pause_s):
+            await child.wait()
 
 
 def _load_failure(order: ServeOrder, child: ChildProcess) -> Exception:
