@@ -18,7 +18,9 @@ from chorus_client.engines.llama_server import LlamaServerEngine
 from chorus_client.engines.remote import RemoteEngine
 from chorus_client.engines.scripted import ScriptedEngine
 from chorus_client.engines.served_process import ServeLimits
+from chorus_client.engines.transformers import TransformersEngine
 from chorus_client.hardware import LiveReader, probe, read_hardware_file
+from chorus_client.hf_folders import HfFolders
 from chorus_client.integrity import Integrity
 from chorus_client.inventory import Inventory
 from chorus_client.limits import http_limits, ollama_limits, pool_rules, restart_rules, serve_limits
@@ -65,10 +67,12 @@ async def run_agent(settings: AgentSettings, stop: asyncio.Event, clock: Clock) 
 async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.Event, clock: Clock) -> None:
     integrity = Integrity(folder, clock=clock, verify_every_s=settings.verify_digest_every_h * 3600)
     inventory = Inventory(settings.models_dirs, folder, integrity=integrity)
+    folders = HfFolders(settings.models_dirs, folder)
     model_options = read_model_options(settings.models_file)
-    engines = build_engines(settings, inventory, clock, model_options)
+    engines = build_engines(settings, inventory, folders, clock, model_options)
     try:
         await inventory.refresh()
+        await folders.refresh()
         hardware = await _hardware(settings, folder, inventory)
         identity = Identity(node_id=node_id(folder), instance_id=new_instance_id(), name=name)
         telling: list[Callable[[ReplicaReport], None]] = []
@@ -102,7 +106,7 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
         await agent.prepare(tuple(engines))
         pool.preload()
         beside = [
-            asyncio.create_task(_digest(inventory, agent), name="digest"),
+            asyncio.create_task(_digest(inventory, folders, agent), name="digest"),
             asyncio.create_task(pool.run(), name="pool"),
         ]
         local = engines.get(EngineKind.LOCAL_SERVERS)
@@ -136,9 +140,10 @@ def _say_if_broken(task: asyncio.Task[None]) -> None:
         log.error("%s broke; the agent goes on without it", task.get_name(), exc_info=error)
 
 
-async def _digest(inventory: Inventory, agent: Agent) -> None:
+async def _digest(inventory: Inventory, folders: HfFolders, agent: Agent) -> None:
     """Hash the model files beside the work, then tell: a first start must not wait for hundreds of gigabytes."""
     await inventory.digest()
+    await folders.digest()
     await agent.inventory_changed()
 
 
@@ -172,6 +177,7 @@ def node_id(folder: Path) -> NodeId:
 def build_engines(
     settings: AgentSettings,
     inventory: Inventory,
+    folders: HfFolders,
     clock: Clock,
     model_options: Mapping[ModelName, ModelOptions] | None = None,
 ) -> dict[EngineKind, Engine]:
@@ -211,6 +217,13 @@ def build_engines(
                 api_key=settings.remote_api_key or None,
                 probe_every_s=settings.probe_every_s,
                 limits=http_limits(settings),
+            )
+        elif kind is EngineKind.TRANSFORMERS:
+            engines[kind] = TransformersEngine(
+                folders,
+                threads=settings.threads or None,
+                device_map="cpu" if settings.gpu_layers == 0 else "auto",
+                limits=serve_limits(settings),
             )
         elif kind is EngineKind.LOCAL_SERVERS:
             if settings.servers_file is None:

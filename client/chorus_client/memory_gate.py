@@ -73,7 +73,7 @@ class MemoryGate:
         """What `sizing` says, uncorrected; None for a model that runs elsewhere or is of unknown shape."""
         if file.shape is None or file.file_bytes == 0:
             return None
-        return estimate(file.shape, file.file_bytes, self._load(file, options), self._device).total_bytes
+        return estimate(file.shape, file.file_bytes, self._load(file, options), self._device, file.engine).total_bytes
 
     def _params(self, model: ModelName) -> Mapping[str, RawParameter]:
         own = self._options.get(model)
@@ -100,13 +100,14 @@ class MemoryGate:
         if file.shape is None or file.file_bytes == 0:
             return None
         load, key = self._load(file, options), self._key(file, options)
-        predicted_bytes = estimate(file.shape, file.file_bytes, load, self._device).total_bytes
+        predicted_bytes = estimate(file.shape, file.file_bytes, load, self._device, file.engine).total_bytes
         need = Need(
             model=file.name,
             shape=file.shape,
             file_bytes=file.file_bytes,
             load=load,
             device=self._device,
+            engine=file.engine,
             gpu_share=gpu_share(self._params(file.name), file.shape.layers),
             correction=self._footprints.corrected(key, predicted_bytes) / predicted_bytes,
         )

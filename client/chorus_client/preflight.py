@@ -22,7 +22,7 @@ from chorus_proto.sizing import (
     host_bytes,
     tokens_in_words,
 )
-from chorus_proto.values import ModelShape
+from chorus_proto.values import EngineKind, ModelShape
 
 LEAST_CONTEXT_TOKENS = 4096
 """A smaller context than this (or the model's own) is never proposed."""
@@ -64,9 +64,12 @@ class Need:
     device: DeviceKind
     correction: float = 1.0
     gpu_share: float = 1.0
+    engine: EngineKind = EngineKind.LLAMA_SERVER
 
     def at(self, context_tokens: int) -> Estimate:
-        return estimate(self.shape, self.file_bytes, replace(self.load, context_tokens=context_tokens), self.device)
+        return estimate(
+            self.shape, self.file_bytes, replace(self.load, context_tokens=context_tokens), self.device, self.engine
+        )
 
     def corrected_bytes(self, found: Estimate) -> int:
         return round(found.total_bytes * self.correction)
@@ -198,7 +201,7 @@ def _seats(need: Need, found: Estimate, room: _Room) -> list[_Seat]:
     cards = room.cards
     if need.device is not DeviceKind.DISCRETE_GPU or not cards or needed_bytes == 0 or need.gpu_share == 0:
         return [_Seat({RAM: needed_bytes}, (RAM,))]
-    host = host_bytes(need.load.slots)
+    host = host_bytes(need.load.slots, need.engine)
     if need.gpu_share < 1:
         # The rest of the layers, with their part of the cache, stays where the processor computes them.
         in_ram = int((1 - need.gpu_share) * need.correction * (found.weights_bytes + found.kv_bytes))

@@ -18,7 +18,7 @@ class AgentSettings:
     hardware: Path | None = setting(None, "file that stands in for the hardware probe, to play another PC")
     state_dir: Path = setting(Path("~/.chorus"), "folder of everything that survives a restart")
     engines: tuple[EngineKind, ...] = setting((EngineKind.LLAMA_SERVER,), "engines to use")
-    models_dirs: tuple[Path, ...] = setting((), "folders with your own .gguf files")
+    models_dirs: tuple[Path, ...] = setting((), "folders with your own .gguf files and Hugging Face folders")
     models_file: Path | None = setting(None, "TOML file with options of single models, tables [model.NAME]")
     verify_digest_every_h: float = setting(
         168.0, "a model file's SHA-256 is checked again before a load after so many hours; 0: each time", minimum=0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chorus_proto.values import ModelShape
+from chorus_proto.values import EngineKind, ModelShape
 
 _MIB = 1 << 20
 
@@ -19,6 +19,12 @@ SLOT_BYTES = 800_000
 """Footprint (anonymous pages, see `chorus_client.footprint`) of an engine process beside model, cache and buffers, and
 of each slot on top: what `bench/footprint_prediction.py` left over on Linux x86-64 with the bundled engine, one thread
 and prompts that fill the context (13.2-17.0 MB with one slot, 13.3-19.0 MB with four)."""
+
+TORCH_PROCESS_BYTES = 300_000_000
+"""The same of the SafeTensors server: its own process and the one that computes (torch's CPU build on Linux)."""
+
+TORCH_WIDENED_BYTES = 2 << 30
+"""Weights of 16 bits up to this size are computed with 32 bits on a CPU, which has no fast arithmetic for them."""
 
 DISCRETE_GPU_BYTES = 457 * _MIB
 """A CUDA context and the backend's own buffers on each card, as Ollama reserves (its discover and sched packages)."""
@@ -53,19 +59,20 @@ class DeviceKind(StrEnum):
     """A GPU in the host's memory: Apple silicon and integrated graphics."""
 
 
-def host_bytes(slots: int) -> int:
+def host_bytes(slots: int, engine: EngineKind = EngineKind.LLAMA_SERVER) -> int:
     """What an engine process takes of the host's memory beside model, cache and buffers, wherever those lie."""
-    return PROCESS_BYTES + slots * SLOT_BYTES
+    process_bytes = TORCH_PROCESS_BYTES if engine is EngineKind.TRANSFORMERS else PROCESS_BYTES
+    return process_bytes + slots * SLOT_BYTES
 
 
-def _overhead_bytes(device: DeviceKind, slots: int) -> int:
+def _overhead_bytes(device: DeviceKind, slots: int, engine: EngineKind) -> int:
     match device:
         case DeviceKind.CPU:
-            return host_bytes(slots)
+            return host_bytes(slots, engine)
         case DeviceKind.DISCRETE_GPU:
             return DISCRETE_GPU_BYTES
         case DeviceKind.SHARED_GPU:
-            return METAL_BYTES + host_bytes(slots)
+            return METAL_BYTES + host_bytes(slots, engine)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +121,14 @@ class Estimate:
         return f"{words}; free {free}"
 
 
-def estimate(shape: ModelShape | None, file_bytes: int, load: LoadShape, device: DeviceKind) -> Estimate:
-    """Memory of a model of `file_bytes` loaded as `load` says.
+def estimate(
+    shape: ModelShape | None,
+    file_bytes: int,
+    load: LoadShape,
+    device: DeviceKind,
+    engine: EngineKind = EngineKind.LLAMA_SERVER,
+) -> Estimate:
+    """Memory of a model of `file_bytes` loaded by `engine` as `load` says.
 
     Without a shape the cache and buffers count as a fifth of the file, which covers dense models of 1B to 70B at a
     context of 8k. A file of 0 bytes is a model that runs elsewhere and needs nothing here. The context is cut to the
@@ -130,19 +143,27 @@ def estimate(shape: ModelShape | None, file_bytes: int, load: LoadShape, device:
             weights_bytes=file_bytes,
             kv_bytes=file_bytes // 5,
             compute_bytes=0,
-            overhead_bytes=_overhead_bytes(device, load.slots),
+            overhead_bytes=_overhead_bytes(device, load.slots, engine),
             context_tokens=load.context_tokens,
             slots=load.slots,
         )
     context_tokens = min(load.context_tokens, shape.trained_context_tokens)
+    # Its cache has the width of its weights.
+    width = 2 if engine is EngineKind.TRANSFORMERS and _is_widened(shape, file_bytes, device) else 1
     return Estimate(
-        weights_bytes=file_bytes,
-        kv_bytes=kv_bytes(shape, load),
+        weights_bytes=width * file_bytes,
+        kv_bytes=width * kv_bytes(shape, load),
         compute_bytes=_compute_bytes(shape, load),
-        overhead_bytes=_overhead_bytes(device, load.slots),
+        overhead_bytes=_overhead_bytes(device, load.slots, engine),
         context_tokens=context_tokens,
         slots=load.slots,
     )
+
+
+def _is_widened(shape: ModelShape, file_bytes: int, device: DeviceKind) -> bool:
+    """Whether torch computes these weights with twice the bits they are stored with."""
+    stored_with_16_bits = file_bytes < 3 * shape.parameters
+    return device is DeviceKind.CPU and stored_with_16_bits and file_bytes <= TORCH_WIDENED_BYTES
 
 
 def kv_bytes_per_token(shape: ModelShape, cache_type: CacheType = CacheType.F16) -> float:

@@ -28,7 +28,7 @@ class Sites:
         """The node as a place to load one of its models. `requests` counts by model who waits."""
         file = record.models[model]
         replica = record.replicas.get(model)
-        needs = estimate(shape_of(file), file.file_bytes, self._loads.shape, record.device)
+        needs = estimate(shape_of(file), file.file_bytes, self._loads.shape, record.device, file.engine)
         others = [
             name for name in {**record.replicas, **dict.fromkeys(self._loads.pending_on(record))} if name != model
         ]
@@ -98,7 +98,11 @@ class Sites:
         if report is not None and report.state is ReplicaState.READY and report.resident_bytes:
             return report.resident_bytes
         file = record.models.get(model)
-        needs = None if file is None else estimate(shape_of(file), file.file_bytes, self._loads.shape, record.device)
+        needs = (
+            None
+            if file is None
+            else estimate(shape_of(file), file.file_bytes, self._loads.shape, record.device, file.engine)
+        )
         alike = known and needs and (known.context_tokens, known.slots) == (needs.context_tokens, needs.slots)
         if known is not None and known.resident_bytes and alike:
             return known.resident_bytes

@@ -79,7 +79,7 @@ def _assign_one(node: PlacementNode, rules: PlacementRules) -> Assignment:
                 file=file,
                 tier=tier_of(file),
                 parameters=shape.parameters if shape is not None else 0,
-                needs=estimate(shape, file.file_bytes, load, device),
+                needs=estimate(shape, file.file_bytes, load, device, file.engine),
             )
         )
     model, reason = _choose(node, candidates, usable, rules)

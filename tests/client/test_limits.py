@@ -15,6 +15,7 @@ from chorus_client.engines.base import LoadOptions
 from chorus_client.engines.ollama import OllamaLimits
 from chorus_client.engines.openai_http import HttpLimits
 from chorus_client.engines.served_process import ServeLimits
+from chorus_client.hf_folders import HfFolders
 from chorus_client.idle_probe import ProbeLimits
 from chorus_client.inventory import Inventory
 from chorus_client.limits import http_limits, ollama_limits, probe_limits, serve_limits, watch_limits
@@ -81,7 +82,8 @@ def test_the_settings_reach_a_running_engine(tmp_path: Path) -> None:
     settings = AgentSettings(
         engines=(EngineKind.SCRIPTED,), first_token_within_s=1, next_token_within_s=0.3, stop_within_s=0.3
     )
-    engine = build_engines(settings, Inventory((), tmp_path), SystemClock())[EngineKind.SCRIPTED]
+    inventory, folders = Inventory((), tmp_path), HfFolders((), tmp_path)
+    engine = build_engines(settings, inventory, folders, SystemClock())[EngineKind.SCRIPTED]
 
     async def check() -> None:
         (file,) = await engine.inventory()
@@ -105,7 +107,7 @@ def test_no_layers_on_the_gpu_is_said_and_no_wish_is_left_to_the_engine(
     program.chmod(0o755)
     settings = AgentSettings(llama_server_path=program, gpu_layers=layers)
     inventory = Inventory((), tmp_path)
-    engine = build_engines(settings, inventory, SystemClock())[EngineKind.LLAMA_SERVER]
+    engine = build_engines(settings, inventory, HfFolders((), tmp_path), SystemClock())[EngineKind.LLAMA_SERVER]
 
     async def check() -> str:
         await inventory.refresh()

@@ -24,7 +24,7 @@ from chorus_proto.sizing import (
     kv_bytes,
     kv_bytes_per_token,
 )
-from chorus_proto.values import ModelShape
+from chorus_proto.values import EngineKind, ModelShape
 
 GIB = 1 << 30
 MODELS = Path(__file__).parents[2] / "client" / "chorus_client" / "models"
@@ -217,3 +217,21 @@ def test_the_estimate_is_within_a_tenth_of_what_a_bundled_model_really_takes(nam
     assert warm is not None
     assert predicted.total_bytes == pytest.approx(warm.total_bytes, rel=0.1)
     assert fresh.total_bytes <= predicted.total_bytes, "an estimate must never be short"
+
+
+def test_torch_takes_its_own_process_and_computes_small_models_in_32_bits_on_a_cpu() -> None:
+    tiny = catalogue.entry("demo-tiny")
+    assert tiny is not None
+    shape = replace(tiny.shape, parameters=918_656)
+    file_bytes = 2 * shape.parameters
+    load = LoadShape(context_tokens=1024, slots=8)
+    llama = estimate(shape, file_bytes, load, DeviceKind.CPU)
+    torch = estimate(shape, file_bytes, load, DeviceKind.CPU, EngineKind.TRANSFORMERS)
+    assert torch.weights_bytes == 2 * llama.weights_bytes
+    assert torch.kv_bytes == 2 * llama.kv_bytes
+    # Measured with tests/data/demo-tiny-hf: 303 MB when loaded, 319 MB once all slots were full.
+    assert torch.total_bytes == pytest.approx(319_000_000, rel=0.1)
+    stored_as_32_bits = estimate(shape, 4 * shape.parameters, load, DeviceKind.CPU, EngineKind.TRANSFORMERS)
+    assert stored_as_32_bits.weights_bytes == 4 * shape.parameters
+    on_a_card = estimate(shape, file_bytes, load, DeviceKind.DISCRETE_GPU, EngineKind.TRANSFORMERS)
+    assert on_a_card.weights_bytes == file_bytes
