@@ -98,8 +98,8 @@ async def play_orders(folder: Path, *, orders: int, seed: int) -> Outcome:
             victim = pc.latest[chance.choice(list(pc.latest))]
             victim.end(Ending(reason="it crashed", for_memory=False))
         else:
-            # Only up to what is free: what they do to each other is not the pool's to answer for.
-            free = pc.total_bytes - pc.used_bytes - RESERVE_BYTES
+            # Only of what is free and promised to nobody: who takes a promised byte is not the pool's to answer for.
+            free = pc.total_bytes - pc.used_bytes - pc.coming_bytes - RESERVE_BYTES
             pc.others_bytes = int(chance.random() * 0.2 * max(0, free))
         clock.advance(chance.random())
         await asyncio.sleep(chance.choice((0.0, 0.0, 0.001)))

@@ -31,6 +31,8 @@ class EmulatedModel:
         self.slots = options.slots
         self.context_tokens = options.context_tokens
         self.size_bytes = 0
+        self.wanted_bytes = 0
+        """What it will have once it is loaded."""
         self.hold = asyncio.Event()
         self.hold.set()
         self.closed: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -55,7 +57,7 @@ class EmulatedModel:
         self.end(Ending(reason="it was unloaded"))
 
     def end(self, ending: Ending) -> None:
-        self.size_bytes = 0
+        self.size_bytes = self.wanted_bytes = 0
         self._pc.models.discard(self)
         if not self.closed.done():
             self.closed.set_result(ending)
@@ -88,6 +90,11 @@ class EmulatedPc:
     def used_bytes(self) -> int:
         return sum(model.size_bytes for model in self.models)
 
+    @property
+    def coming_bytes(self) -> int:
+        """What loads on their way will still take."""
+        return sum(model.wanted_bytes - model.size_bytes for model in self.models)
+
     async def read(self) -> LiveReadings:
         return LiveReadings(ram_available_bytes=max(0, self.total_bytes - self.others_bytes - self.used_bytes))
 
@@ -109,6 +116,7 @@ class EmulatedPc:
         self.loads.append(model.name)
         wanted = self.true_bytes(model.name, options)
         loaded = EmulatedModel(self, options)
+        loaded.wanted_bytes = wanted
         self.models.add(loaded)
         self.latest[model.name] = loaded
         try:
