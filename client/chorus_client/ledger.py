@@ -12,6 +12,10 @@ Place = NewType("Place", str)
 
 RAM = Place("ram")
 
+DOUBT = 0.08
+"""A load on its way may take so much more than it was promised: about what the worst predictions measured were short by
+(`bench/footprint_prediction.py`). Loads that start together would otherwise spend the reserve, each a part of it."""
+
 
 def gpu_place(index: int) -> Place:
     """The memory of the card with this index in `Hardware.gpus`."""
@@ -51,9 +55,9 @@ class Ledger:
         self._resident.pop(model, None)
 
     def outstanding_bytes(self, place: Place, *, but: ModelName | None = None) -> int:
-        """Bytes promised in `place` and not resident yet, those of the load of `but` left out."""
+        """Bytes promised in `place`, with their doubt, and not resident yet; those of the load of `but` left out."""
         return sum(
-            max(0, needs.get(place, 0) - self._resident[model].get(place, 0))
+            max(0, round(needs.get(place, 0) * (1 + DOUBT)) - self._resident[model].get(place, 0))
             for model, needs in self._promised.items()
             if model != but
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from chorus_client.engine_parameters import RawParameter
+from chorus_client.engines.base import CHILD_ENGINES, DEFAULT_CONTEXT_TOKENS, DEFAULT_SLOTS, LoadOptions
 from chorus_proto.sizing import CacheType, LoadShape
+from chorus_proto.values import ModelFile
 
 _CACHE_TYPES = {"f16": CacheType.F16, "bf16": CacheType.F16, "q4_0": CacheType.Q4_0}
 """The others are counted as q8_0, which none of them exceeds."""
@@ -13,6 +15,18 @@ _SIZES = (CacheType.Q4_0, CacheType.Q8_0, CacheType.F16)
 _UBATCH_TOKENS = 512
 _BATCH_TOKENS = 2048
 """llama-server's own defaults."""
+
+
+def whole_options(options: LoadOptions, file: ModelFile) -> LoadOptions:
+    """`options` with what the engines of ours take where nothing is said (0), so that prediction and load agree.
+
+    And with no more context than the model was trained for: memory for it would be wasted.
+    """
+    slots, context_tokens = options.slots, options.context_tokens
+    if file.engine in CHILD_ENGINES:
+        slots, context_tokens = slots or DEFAULT_SLOTS, context_tokens or DEFAULT_CONTEXT_TOKENS
+    trained = None if file.shape is None else file.shape.trained_context_tokens
+    return LoadOptions(slots=slots, context_tokens=min(context_tokens, trained) if trained else context_tokens)
 
 
 def load_shape(parameters: Mapping[str, RawParameter], *, context_tokens: int, slots: int) -> LoadShape:

@@ -194,6 +194,10 @@ class MemoryGate:
         log.warning("%s is unloaded, but %.0f MB of the graphics memory are not free again", model, short_bytes / 1e6)
         return f"{short_bytes / 1e6:.0f} MB of the graphics memory are not free again"
 
+    def outstanding_bytes(self, place: Place) -> int:
+        """Promised in `place` to loads that have not taken it yet."""
+        return self._ledger.outstanding_bytes(place)
+
     def forget(self, model: ModelName) -> None:
         """It is gone, maybe before it was measured."""
         self._ledger.release(model)

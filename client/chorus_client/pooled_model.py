@@ -10,9 +10,10 @@ import logging
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-from chorus_client.engines.base import Ending, LoadedModel, LoadOptions, LoadProgress
-from chorus_client.footprint import Resident
+from chorus_client.engines.base import CHILD_ENGINES, Ending, LoadedModel, LoadProgress
 from chorus_client.idle_probe import probe_when_idle
+from chorus_client.load_shape import whole_options
+from chorus_client.measuring import Measuring, measured
 from chorus_client.restarts import NextStart, Restarts
 from chorus_client.supervisor import LifeEnd, Supervisor
 from chorus_client.surroundings import Surroundings, Wish
@@ -29,11 +30,9 @@ from chorus_proto.errors import (
 )
 from chorus_proto.generation import Generation, Piece
 from chorus_proto.ids import ModelName
-from chorus_proto.values import EngineKind, ModelFile, ReplicaReport, ReplicaState
+from chorus_proto.values import ModelFile, ReplicaReport, ReplicaState
 
 log = logging.getLogger(__name__)
-
-CHILD_ENGINES = frozenset({EngineKind.LLAMA_SERVER, EngineKind.SCRIPTED, EngineKind.TRANSFORMERS})
 
 _NOT_MENDED_BY_TRYING = (InsufficientMemory, ModelDamaged, ModelNotFound)
 
@@ -71,9 +70,13 @@ class PooledModel:
         self._drain_s = 0.0
         self._came_up = False
         self._letting_go = False
+        """Its life has ended and its engine is being ended: nothing may cut that short."""
+        self.holds_memory = False
+        """Or was promised it: from the moment at which its load begins until its engine is gone."""
+        self._doors_closed = ""
         self._task: asyncio.Task[None] | None = None
         self._error: ClusterError | None = None
-        self._measuring: asyncio.Task[None] | None = None
+        self._measuring = Measuring(model)
 
     @property
     def model(self) -> ModelName:
@@ -114,23 +117,37 @@ class PooledModel:
             self._task.cancel()
 
     def close_doors(self, detail: str) -> None:
-        """Take nothing new from now on; what runs goes on."""
+        """Take nothing new from now on, not after a load or restart either; what runs goes on."""
+        self._doors_closed = detail
         if self.state is ReplicaState.READY:
             self._change(state=ReplicaState.UNLOADING, detail=detail)
 
     async def drained(self, within_s: float) -> bool:
-        """Take nothing new and wait for what runs; False, and ready again, when that took too long."""
+        """Take nothing new and wait for what runs; False, and open again, when that took too long or was given up.
+
+        After True the caller makes it `leave`, before anything else happens.
+        """
+        loaded = self.loaded
+        if loaded is None:
+            return False
         self._change(state=ReplicaState.UNLOADING, detail="waits for its last generations")
+        over = False
         try:
             async with asyncio.timeout(within_s):
                 await self._idle.wait()
+            over = True
         except TimeoutError:
             return False
         finally:
-            unfinished = self.running and self.state is ReplicaState.UNLOADING and not self._leave.is_set()
-            if unfinished and self.loaded is not None:
-                self._change(state=ReplicaState.READY, detail="")
+            if not over and self.loaded is loaded and not self._leave.is_set():
+                self._open()
         return True
+
+    def _open(self, **more: object) -> None:
+        """Take generations, unless it is to leave."""
+        closed = self._leave.is_set() or bool(self._doors_closed)
+        state = ReplicaState.UNLOADING if closed else ReplicaState.READY
+        self._change(state=state, detail=self._doors_closed, **more)
 
     # Uses ---------------------------------------------------------------------------------------------------------
 
@@ -148,15 +165,16 @@ class PooledModel:
             self._idle.set()
             self._around.changed()
             if self.uses in MEASURED_AFTER_USES and self.loaded is not None:
-                self._measuring = asyncio.create_task(self._measure_again(self.loaded), name=f"measure:{self.model}")
+                self._measuring.start(self._measure_again(self.loaded))
 
     async def _measure_again(self, loaded: LoadedModel) -> None:
-        resident = await _measured(loaded)
+        resident = await measured(loaded)
         file = self._around.file_of(self.model)
         if resident is None or file is None or self.loaded is not loaded:
             return
         await self._around.gate.measured(file, self.wish.options, resident)
-        self._change(resident_bytes=resident.total_bytes)
+        if self.loaded is loaded:
+            self._change(resident_bytes=resident.total_bytes)
 
     # Its life -----------------------------------------------------------------------------------------------------
 
@@ -172,8 +190,7 @@ class PooledModel:
         if self._leave.is_set():
             self._change(state=ReplicaState.GONE)
         elif self._error is not None:
-            error = self._error
-            self._change(state=ReplicaState.FAILED, detail=error.message, failure_code=error.code, progress=None)
+            self._failed(self._error)
         self.gone.set()
         self._around.changed()
 
@@ -184,14 +201,24 @@ class PooledModel:
                 f"{self.model} failed {following.crashes} times; next try in {following.after_s / 60:.0f} min. "
                 f"{end.error.message}"
             )
-            self._change(state=ReplicaState.FAILED, detail=error.message, failure_code=error.code, progress=None)
+            self._failed(error)
             return
         log.warning("%s; started again in %.1f s", end.error.message, following.after_s)
         self._change(
             state=ReplicaState.LOADING,
             detail=f"{end.error.message}; starts again in {following.after_s:.0f} s",
             progress=None,
+            resident_bytes=None,
             restarts=following.crashes,
+        )
+
+    def _failed(self, error: ClusterError) -> None:
+        self._change(
+            state=ReplicaState.FAILED,
+            detail=error.message,
+            failure_code=error.code,
+            progress=None,
+            resident_bytes=None,
         )
 
     async def _one_life(self) -> LifeEnd:
@@ -216,26 +243,24 @@ class PooledModel:
         self.ready_at_s = self.used_at_s = self._around.clock.monotonic_s()
         self._supervisor.came_up()
         self._hung = asyncio.get_running_loop().create_future()
-        self._change(
-            state=ReplicaState.UNLOADING if self._leave.is_set() else ReplicaState.READY,
+        self._open(
             slots=loaded.slots,
             context_tokens=loaded.context_tokens,
             resident_bytes=None,
             load_s=self.ready_at_s - began_s,
             progress=None,
-            detail="",
         )
         self._around.changed()
         # Who waits for the model need not wait for its measurement.
-        self._measuring = asyncio.create_task(self._measure(loaded, file), name=f"measure:{self.model}")
+        self._measuring.start(self._measure(loaded, file))
         return await self._serve(loaded)
 
     async def _measure(self, loaded: LoadedModel, file: ModelFile) -> None:
         """Until then the memory stays promised to the load."""
-        resident = await _measured(loaded)
+        resident = await measured(loaded)
         if not self.wish.adopted:
             await self._around.gate.loaded(file, self.wish.options, resident)
-        if resident is not None:
+        if resident is not None and self.loaded is loaded:
             self._change(resident_bytes=resident.total_bytes)
             self._around.changed()
 
@@ -245,19 +270,26 @@ class PooledModel:
         file = around.file_of(model)
         if file is None:
             raise ModelNotFound(f"model {model} is not on this PC")
-        options = _bounded(self.wish.options, file)
+        options = self.wish.options if self.wish.adopted else whole_options(self.wish.options, file)
         self.wish = replace(self.wish, options=options)
         engine = around.engines[file.engine]
         self._note(engine=file.engine, predicted_bytes=around.gate.predicted_bytes(file, options))
         if self.wish.adopted:
             # A server of the owner's runs already, or its own start has judged the memory.
             return await engine.load(file, options, self._progress), file
-        verdict = await around.room.make(file, options)
+        try:
+            verdict = await around.room.make(file, options)
+        except BaseException:
+            # Maybe it was promised memory that was gone again at the next look.
+            around.gate.forget(self.model)
+            raise
+        self.holds_memory = True
         if verdict is not None:
             self._note(expected_bytes=verdict.needed_bytes, arithmetic=verdict.words)
         try:
             return await engine.load(file, options, self._progress), file
         except BaseException as error:
+            self.holds_memory = False
             await around.gate.failed(file, options, for_memory=isinstance(error, InsufficientMemory))
             raise
 
@@ -280,12 +312,11 @@ class PooledModel:
                 ending = Ending(reason=f"{self.model} hangs: {self._hung.result()}")
         finally:
             self.loaded = None
-            beside: list[asyncio.Task[None]] = [leaving, probing]
-            if self._measuring is not None:
-                beside.append(self._measuring)
-            for task in (closed, *beside):
+            self._letting_go = True
+            for task in (closed, leaving, probing):
                 task.cancel()
-            await asyncio.gather(closed, asyncio.gather(*beside, return_exceptions=True), return_exceptions=True)
+            await asyncio.gather(closed, leaving, probing, return_exceptions=True)
+            await self._measuring.end()
             detail = await self._let_go(loaded, force=ending is not None)
         if self._leave.is_set():
             self._note(detail="; ".join(words for words in (self.report.detail, detail) if words))
@@ -335,18 +366,17 @@ class PooledModel:
     async def _let_go(self, loaded: LoadedModel, *, force: bool) -> str:
         """Free it and see that the memory is back; what went wrong, in words."""
         gate = self._around.gate
-        self._letting_go = True
         try:
             before = await gate.free_now()
             await loaded.unload(force=force)
-            return await gate.freed(self.model, before, await _measured(loaded))
+            return await gate.freed(self.model, before, await measured(loaded))
         except Exception as error:
             # The supervisor's edge: an engine that cannot let go is said so, and the replica is gone all the same.
             log.exception("unloading %s broke", self.model)
             gate.forget(self.model)
             return f"the engine did not confirm that it freed the model: {error!r}"
         finally:
-            self._letting_go = False
+            self._letting_go = self.holds_memory = False
 
     async def _out_of_memory(self, ending: Ending) -> LifeEnd:
         """Its memory grew past what there is: the next life has half the slots, and never this size again."""
@@ -370,24 +400,9 @@ class PooledModel:
 
     async def aclose(self) -> None:
         """Free it at once, without words: the end of the agent."""
-        tasks = [task for task in (self._task, self._measuring) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _measured(loaded: LoadedModel) -> Resident | None:
-    """What the model takes; None when its engine cannot say, which is no reason to lose the model."""
-    try:
-        return await loaded.resident()
-    except ClusterError as error:
-        log.warning("the memory of a loaded model cannot be measured: %s", error.message)
-        return None
-
-
-def _bounded(options: LoadOptions, file: ModelFile) -> LoadOptions:
-    """A model cannot use more context than it was trained for; memory for it would be wasted."""
-    trained = None if file.shape is None else file.shape.trained_context_tokens
-    if not trained or options.context_tokens <= trained:
-        return options
-    return replace(options, context_tokens=trained)
+        if self._task is not None:
+            if self._letting_go:
+                self._leave.set()  # no other life follows
+            else:
+                self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)

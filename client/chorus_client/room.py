@@ -76,8 +76,10 @@ class MemoryRoom:
             ) from None
 
     async def _evict(self, models: Sequence[ModelName], wanted: ModelName) -> None:
-        """Free idle models and wait until they are gone."""
+        """Free idle models and wait until they are gone; nothing when one is in use again since it was weighed."""
         leaving = [one for one in self._models() if one.model in models]
+        if any(one.running or one.state is not ReplicaState.READY for one in leaving):
+            return
         for one in leaving:
             one.leave(drain_s=0.0, detail=f"makes room for {wanted}", evicted_for=wanted)
         await asyncio.gather(*(one.gone.wait() for one in leaving))
@@ -90,7 +92,7 @@ class MemoryRoom:
                 raise InsufficientMemory(f"{file.name} {verdict.words}")
             return
         victims = [one for one in self._models() if one.model in verdict.evict]
-        due = [one for one in victims if one.running and self._had_its_turn(one)]
+        due = [one for one in victims if one.running and one.loaded is not None and self._had_its_turn(one)]
         if due:
             log.info("%s waits for the last generations of %s", file.name, ", ".join(one.model for one in due))
             await asyncio.gather(*(self._drained(one, file.name) for one in due))
@@ -118,12 +120,14 @@ class MemoryRoom:
         ]
 
     def _all(self, wanted: ModelName) -> list[WarmModel]:
-        """The same as if everything busy or on its way were idle: what could be had by waiting."""
-        states = (ReplicaState.READY, ReplicaState.LOADING, ReplicaState.UNLOADING)
+        """The same as if everything busy or on its way were idle: what could be had by waiting.
+
+        A load that waits for memory itself has none to give.
+        """
         return [
             self._warm(one, running=0, pinned=False)
             for one in self._models()
-            if one.model != wanted and one.state in states
+            if one.model != wanted and one.holds_memory
         ]
 
     def _warm(self, one: PooledModel, *, running: int, pinned: bool) -> WarmModel:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from chorus_client.engines.base import LoadOptions
+from chorus_client.footprint import Resident
 from chorus_client.model_options import ModelOptions
 from chorus_client.pool import Pool, PoolRules
 from chorus_client.restarts import RestartRules
@@ -18,7 +19,7 @@ from chorus_proto.generation import Generation
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ReplicaReport, ReplicaState
 from tests.support.clock import FakeClock
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import FakeEngine, FakeLoaded
 from tests.support.open_gate import open_gate
 
 ECHO = ModelName("echo")
@@ -326,5 +327,68 @@ def test_the_end_of_the_agent_unloads_everything_and_closes_the_engines() -> Non
         await bench.pool.aclose()
         assert bench.engine.loads[0].unloads == 1
         assert bench.engine.closed
+
+    play(scenario)
+
+
+def test_a_measurement_that_takes_long_ends_with_its_model_and_tells_nothing_of_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        slow = asyncio.Event()
+        monkeypatch.setattr(FakeLoaded, "resident", _after(slow, Resident(total_bytes=7_000_000)))
+        bench.pool.load(ECHO, OPTIONS)
+        await bench.until(ReplicaState.READY)
+        await asyncio.sleep(0.01)  # the measurement has begun
+        monkeypatch.setattr(FakeLoaded, "resident", _after(None, None))
+        with bench.pool.acquire(ECHO):
+            pass  # the first use is measured too, while the measurement of the load still runs
+        bench.pool.unload(ECHO, drain_s=1)
+        await bench.until(ReplicaState.GONE)
+        bench.pool.load(ECHO, OPTIONS)
+        await bench.until(ReplicaState.READY)
+        slow.set()
+        await asyncio.sleep(0.05)
+        assert [report.state for report in bench.pool.reports()] == [ReplicaState.READY], "the pool knows its model"
+        assert bench.reports[-1].state is ReplicaState.READY
+        assert all(report.resident_bytes is None for report in bench.reports)
+
+    play(scenario)
+
+
+def _after(
+    event: asyncio.Event | None, resident: Resident | None
+) -> Callable[[FakeLoaded], Awaitable[Resident | None]]:
+    async def measured(_: FakeLoaded) -> Resident | None:
+        if event is not None:
+            await event.wait()
+        return resident
+
+    return measured
+
+
+def test_a_model_that_comes_up_while_the_agent_stops_takes_nothing_new() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.gate.clear()
+        bench.pool.load(ECHO, OPTIONS)
+        await bench.until(ReplicaState.LOADING)
+        bench.pool.close_doors()
+        bench.engine.gate.set()
+        assert (await bench.until(ReplicaState.UNLOADING)).detail == "its agent stops"
+        with pytest.raises(LoadFailed, match="unloading"):
+            bench.pool.acquire(ECHO)
+
+    play(scenario)
+
+
+def test_an_engine_that_died_holds_no_memory_until_it_is_back() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.pool.load(ECHO, OPTIONS)
+        await bench.until(ReplicaState.READY)
+        async with asyncio.timeout(5):
+            while bench.reports[-1].resident_bytes is None:
+                await asyncio.sleep(0)
+        bench.engine.loads[0].closed.set()
+        assert (await bench.until(ReplicaState.LOADING)).resident_bytes is None
 
     play(scenario)

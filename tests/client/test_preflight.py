@@ -123,7 +123,7 @@ def test_two_loads_cannot_both_take_the_same_free_memory() -> None:
     second = judged(need("qwen3:8b"), [memory(RAM, 10)], ledger=ledger)
     assert first.fit is Fit.FITS
     assert second.fit is Fit.DOES_NOT_FIT
-    assert "7.3 GB are promised to other loads" in second.words
+    assert "7.9 GB are promised to other loads" in second.words
     ledger.release(ModelName("llama3.1:8b"))
     assert judged(need("qwen3:8b"), [memory(RAM, 10)], ledger=ledger).fit is Fit.FITS
 

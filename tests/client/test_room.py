@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from chorus_client.engines.base import Ending, LoadOptions
+from chorus_client.ledger import RAM
 from chorus_client.model_options import ModelOptions
 from chorus_client.pool import Pool, PoolRules
 from chorus_client.restarts import RestartRules
@@ -33,14 +34,19 @@ class Bench:
         rules = PoolRules(
             watch=patient, room_within_s=1.0, swap_after_s=10.0, restarts=RestartRules(first_s=0.01, jitter=(1.0, 1.0))
         )
+        self.gate = self.pc.gate(folder)
         self.pool = Pool(
             {EngineKind.LLAMA_SERVER: self.pc},
             self.clock,
             self.reports.append,
-            self.pc.gate(folder),
+            self.gate,
             rules=rules,
             options=own,
         )
+
+    def outstanding_bytes(self) -> int:
+        """Promised to loads that have not taken it."""
+        return self.gate.outstanding_bytes(RAM)
 
     def latest(self, model: ModelName) -> ReplicaReport | None:
         return next((report for report in reversed(self.reports) if report.model == model), None)
@@ -69,6 +75,7 @@ def play(folder: Path, total_gb: float, scenario: Callable[[Bench], Awaitable[No
         await bench.pool.aclose()
         assert bench.pc.kills == 0
         assert bench.pc.used_bytes == 0, "nothing is left behind"
+        assert bench.outstanding_bytes() == 0, "no promise is left behind"
 
     asyncio.run(run())
 
@@ -207,3 +214,133 @@ def test_ten_thousand_random_orders_kill_nobody_and_use_the_memory(tmp_path: Pat
     assert outcome.kills == 0
     assert outcome.fullest_share >= 0.92
     assert outcome.served > 1000
+
+
+def test_an_engine_that_hangs_while_its_memory_is_waited_for_is_ended_all_the_same(tmp_path: Path) -> None:
+    for steps in range(12):
+
+        async def scenario(bench: Bench, steps: int = steps) -> None:
+            await bench.ready(A)
+            with bench.pool.acquire(A):
+                bench.clock.advance(20)
+                bench.pool.load(B, OPTIONS)
+                await bench.until(A, ReplicaState.UNLOADING)
+                bench.pool.hung(A, "silent for 60 s")
+                # The generation that hung ends a little later.
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+            await bench.until(B, ReplicaState.READY)
+            assert bench.pc.latest[A].forced or not bench.pc.latest[A].size_bytes
+            await bench.use(B)
+            await bench.ready(A)
+
+        play(tmp_path / str(steps), 9, scenario)
+
+
+def test_an_engine_that_crashes_while_its_memory_is_waited_for_leaves_the_books_right(tmp_path: Path) -> None:
+    for steps in range(12):
+
+        async def scenario(bench: Bench, steps: int = steps) -> None:
+            await bench.ready(A)
+            await asyncio.sleep(0.01)  # it is measured
+            with bench.pool.acquire(A):
+                bench.clock.advance(20)
+                bench.pool.load(B, OPTIONS)
+                await bench.until(A, ReplicaState.UNLOADING)
+                bench.pc.latest[A].end(Ending(reason="killed"))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+            await bench.until(B, ReplicaState.READY)
+            await bench.use(B)
+            await bench.ready(A)
+
+        play(tmp_path / str(steps), 9, scenario)
+
+
+def test_loads_that_hold_no_memory_yet_are_no_reason_to_wait(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.pc.others_bytes = 8_000_000_000
+        bench.pc.reading_steps = 1
+        began_s = asyncio.get_running_loop().time()
+        bench.pool.load(A, OPTIONS)
+        bench.pool.load(B, OPTIONS)
+        for model in (A, B):
+            assert "did not end" not in (await bench.until(model, ReplicaState.FAILED)).detail
+        assert asyncio.get_running_loop().time() - began_s < 0.5
+
+    play(tmp_path, 9, scenario)
+
+
+def test_a_model_that_somebody_began_to_use_while_memory_was_weighed_is_not_cut(tmp_path: Path) -> None:
+    for steps in range(12):
+
+        async def scenario(bench: Bench, steps: int = steps) -> None:
+            await bench.ready(A)
+            await bench.use(A)
+            bench.pc.reading_steps = 2
+            bench.pool.load(B, OPTIONS)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            if bench.pool.reports()[0].state is ReplicaState.READY:
+                with bench.pool.acquire(A):
+                    await asyncio.sleep(0.02)
+                    assert bench.pc.latest[A].size_bytes, "it is not cut"
+            await bench.until(B, ReplicaState.READY)
+
+        play(tmp_path / str(steps), 9, scenario)
+
+
+def test_a_load_that_is_given_up_at_any_moment_leaves_no_promise_and_no_model_half_unloaded(tmp_path: Path) -> None:
+    for moment in range(30):
+
+        async def scenario(bench: Bench, moment: int = moment) -> None:
+            await bench.ready(A)
+            bench.clock.advance(20)
+            bench.pc.reading_steps = 1
+            bench.pc.latest[A].hold.clear()
+            using = asyncio.create_task(bench.use(A))
+            await asyncio.sleep(0)
+            bench.pool.load(B, OPTIONS)
+            for step in range(moment):
+                if step == 12:
+                    bench.pc.latest[A].hold.set()
+                await asyncio.sleep(0)
+            bench.pool.unload(B, drain_s=0)
+            await bench.until(B, ReplicaState.GONE)
+            bench.pc.latest[A].hold.set()
+            await using
+            await asyncio.sleep(0.01)
+            assert all(report.state is ReplicaState.READY for report in bench.pool.reports()), moment
+            assert bench.outstanding_bytes() == 0
+
+        play(tmp_path / str(moment), 9, scenario)
+
+
+def test_memory_that_came_free_for_a_moment_leaves_no_promise(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.pc.others_bytes = 5_000_000_000
+        await bench.ready(A)
+        await asyncio.sleep(0.01)  # it is measured
+        bench.pc.latest[A].hold.clear()
+        using = asyncio.create_task(bench.use(A))
+        await asyncio.sleep(0)
+        # Another program ends just when it is asked whether waiting would help, and starts again.
+        wavers = iter([5_000_000_000] * 4 + [0] * 2)
+        bench.pc.wavers = lambda: next(wavers, 5_000_000_000)
+        bench.pool.load(B, OPTIONS)
+        await bench.until(B, ReplicaState.FAILED)
+        assert bench.outstanding_bytes() == 0
+        bench.pc.latest[A].hold.set()
+        await using
+
+    play(tmp_path, 14, scenario)
+
+
+def test_a_preloaded_model_is_weighed_with_the_context_that_its_engine_will_take(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.pool.preload()
+        ready = await bench.until(A, ReplicaState.READY)
+        assert ready.predicted_bytes == bench.pc.true_bytes(A, LoadOptions(slots=4, context_tokens=4096))
+        assert (ready.slots, ready.context_tokens) == (4, 4096)
+
+    play(tmp_path, 9, scenario, own={A: ModelOptions(preload=True)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from chorus_client.engines.base import Ending, LoadOptions, LoadProgress, Report
@@ -78,6 +78,10 @@ class EmulatedPc:
         self.latest: dict[ModelName, EmulatedModel] = {}
         self.most_bytes = 0
         self.die_while_loading = 0
+        self.reading_steps = 0
+        """So many turns of the loop a reading takes."""
+        self.wavers: Callable[[], int] | None = None
+        """What other programs hold at each reading."""
         self._likes = likes
         self._random = random.Random(seed)
         self._factors = {name: 1.0 + self._random.uniform(-error, error) for name in likes}
@@ -96,6 +100,10 @@ class EmulatedPc:
         return sum(model.wanted_bytes - model.size_bytes for model in self.models)
 
     async def read(self) -> LiveReadings:
+        for _ in range(self.reading_steps):
+            await asyncio.sleep(0)
+        if self.wavers is not None:
+            self.others_bytes = self.wavers()
         return LiveReadings(ram_available_bytes=max(0, self.total_bytes - self.others_bytes - self.used_bytes))
 
     async def inventory(self) -> list[ModelFile]:

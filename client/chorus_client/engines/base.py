@@ -34,6 +34,13 @@ class Ending:
     for_memory: bool = False
 
 
+CHILD_ENGINES = frozenset({EngineKind.LLAMA_SERVER, EngineKind.SCRIPTED, EngineKind.TRANSFORMERS})
+"""Those whose models are processes of ours."""
+DEFAULT_SLOTS = 4
+DEFAULT_CONTEXT_TOKENS = 4096
+"""What those take where a load does not say."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
     """How to load: generations at once, and context tokens for each of them. 0 means the engine's default."""

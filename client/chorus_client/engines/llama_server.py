@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from chorus_client.engine_parameters import RawParameter, as_flags
-from chorus_client.engines.base import LoadOptions, ModelFiles, Report
+from chorus_client.engines.base import DEFAULT_CONTEXT_TOKENS, DEFAULT_SLOTS, LoadOptions, ModelFiles, Report
 from chorus_client.engines.served_process import ServedModel, ServeLimits, ServeOrder, serve
 from chorus_client.integrity import check_header
 from chorus_client.model_options import GPU_LAYERS, ModelOptions
@@ -21,9 +21,6 @@ from chorus_proto.values import EngineKind, ModelFile
 
 Checked = Callable[[ModelName, Report], Awaitable[Path]]
 """Where a model's file lies, refused when it is damaged. Raises ModelNotFound, ModelDamaged or LoadFailed."""
-
-DEFAULT_SLOTS = 4
-DEFAULT_CONTEXT_TOKENS = 4096
 
 
 def default_threads() -> int:

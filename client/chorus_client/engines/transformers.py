@@ -6,8 +6,8 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from chorus_client.engines.base import LoadOptions, ModelFiles, Report
-from chorus_client.engines.llama_server import DEFAULT_CONTEXT_TOKENS, DEFAULT_SLOTS, default_threads
+from chorus_client.engines.base import DEFAULT_CONTEXT_TOKENS, DEFAULT_SLOTS, LoadOptions, ModelFiles, Report
+from chorus_client.engines.llama_server import default_threads
 from chorus_client.engines.served_process import ServedModel, ServeLimits, ServeOrder, serve
 from chorus_client.process import own_python
 from chorus_proto.errors import EngineUnavailable, LoadFailed, ModelNotFound
