@@ -1,6 +1,7 @@
 """One model in the pool, from the wish for it until it is gone: loaded, served, restarted after a crash, let go.
 
 Its task is the only one that loads and unloads; everybody else sets a wish (`leave`, `hung`) and watches the report.
+Longer than other files, because all that changes the one report stands together.
 """
 
 from __future__ import annotations
