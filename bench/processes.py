@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
+import urllib.request
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,3 +91,63 @@ def cpu_s(process: psutil.Process) -> float:
     """CPU seconds that a process has used so far."""
     times = process.cpu_times()
     return times.user + times.system
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallHub:
+    """A hub with agents of their own; `grpc_address` is where commands ask."""
+
+    http_url: str
+    grpc_address: str
+    hub: psutil.Process
+
+
+@contextmanager
+def cluster_of(folder: Path, agents: Mapping[str, Sequence[str]], *flags: str) -> Generator[SmallHub]:
+    """A hub with `flags`, and an agent with its own flags for each name; all ready, all ended at the end."""
+    state = f"--state-dir={folder / 'state'}"
+    ready = folder / "hub.json"
+    processes = [_started("up", "--no-agent", "--grpc-port=0", "--http-port=0", state, f"--ready-file={ready}", *flags)]
+    try:
+        told = _wait_for(ready, processes[0])
+        for name, own in agents.items():
+            mine = folder / f"{name}.json"
+            fixed = (f"--name={name}", f"--join={told['join']}", "--threads=1", "--no-microbench", state)
+            processes.append(_started("agent", *fixed, f"--ready-file={mine}", *own))
+            _wait_for(mine, processes[-1])
+        url = str(told["http_url"])
+        _until_serving(url, len(agents))
+        yield SmallHub(http_url=url, grpc_address=str(told["join"]), hub=psutil.Process(processes[0].pid))
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            process.wait(timeout=60)
+
+
+def _started(*arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "chorus_cli", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+
+
+def _until_serving(url: str, agents: int) -> None:
+    """Every agent has a ready replica."""
+    ends_at = time.monotonic() + START_WITHIN_S
+    while time.monotonic() < ends_at:
+        with urllib.request.urlopen(f"{url}/status", timeout=5) as reply:
+            told = cast("dict[str, list[dict[str, list[dict[str, object]]]]]", json.loads(reply.read()))
+        ready = [one for one in told["clients"] if any(r["state"] == "ready" for r in one["replicas"])]
+        if len(ready) == agents:
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"not all of {agents} agents served within {START_WITHIN_S:g} s")
+
+
+def made_key(hub: SmallHub, folder: Path, name: str) -> str:
+    """A key for a user of this name, without limits worth the word."""
+    command = (
+        *(sys.executable, "-m", "chorus_cli", "keys", "create", name, f"--coordinator={hub.grpc_address}"),
+        *(f"--state-dir={folder / 'state'}", "--parallel=100000", "--requests-per-minute=1000000"),
+    )
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()

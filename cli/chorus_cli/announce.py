@@ -24,13 +24,24 @@ class Addresses:
     host: str
     grpc: str
     http: str
+    ollama: str | None = None
+    """The second address of `http`, for programs that look for Ollama."""
+    keys: bool = False
+    """Whether callers of `http` are asked for an API key."""
 
     @property
     def shown_http(self) -> str:
         """The address that people may pass on: of the LAN, once the hub is open to it."""
+        return self._shown(self.http)
+
+    @property
+    def shown_ollama(self) -> str | None:
+        return None if self.ollama is None else self._shown(self.ollama)
+
+    def _shown(self, url: str) -> str:
         if is_loopback(self.host):
-            return self.http
-        port = self.http.rpartition(":")[2]
+            return url
+        port = url.rpartition(":")[2]
         return f"http://{join_address(self.host, f'{self.host}:{port}')}"
 
     @property
@@ -48,6 +59,8 @@ def print_registrations(events: Events) -> Callable[[], None]:
                 print(*registered_lines(node, total, encoding=sys.stdout.encoding), sep="\n", flush=True)
             case NodeChanged(name=name, state=NodeState.DEAD, reason=reason):
                 print(escaped(f"PC {name} is gone: {reason}"), flush=True)
+            case NodeChanged(name=name, state=NodeState.ASLEEP):
+                print(escaped(f"PC {name} sleeps; wake it with: chorus nodes wake {name}"), flush=True)
             case _:
                 return
 
@@ -63,8 +76,10 @@ def ready_lines(version: str, state: ClusterState, model: str | None, at: Addres
         f"Chorus {version}: {what}, {pcs} PC{'' if pcs == 1 else 's'}.",
         "",
         f"  API and status  {at.shown_http} (OpenAI: {at.shown_http}/v1)",
+        *([f"  Ollama's API    {at.shown_ollama} too"] if at.ollama else []),
         *join_lines(at),
-        *([f"  ask it          {sample_curl(at.http, model)}"] if model else []),
+        *(["  API keys        are asked for; make one: chorus keys create NAME"] if at.keys else []),
+        *([f"  ask it          {sample_curl(at.http, model, key='KEY' if at.keys else '')}"] if model else []),
         "  stop            Ctrl+C",
         "",
     ]
@@ -83,9 +98,10 @@ def join_lines(at: Addresses) -> list[str]:
     return [f"  other PCs       on each one: chorus agent --join {at.join}"]
 
 
-def sample_curl(http_url: str, model: str, *, windows: bool = sys.platform == "win32") -> str:
-    """A command that works when pasted."""
+def sample_curl(http_url: str, model: str, *, key: str = "", windows: bool = sys.platform == "win32") -> str:
+    """A command that works when pasted, once `key` stands for a real one."""
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": QUESTION}]})
     quoted = '"' + body.replace('"', '\\"') + '"' if windows else f"'{body}'"
     kind = '"Content-Type: application/json"'
-    return f"curl {http_url}/v1/chat/completions -H {kind} -d {quoted}"
+    shown = f' -H "Authorization: Bearer {key}"' if key else ""
+    return f"curl {http_url}/v1/chat/completions -H {kind}{shown} -d {quoted}"

@@ -30,9 +30,13 @@ COMMANDS = {
     "console": "Ask all PCs from this terminal.",
     "status": "Show the cluster in a few lines.",
     "nodes": "Show the PCs, their scores and what they hold.",
-    "models": "Show the models and where they are.",
+    "models": "Show the models and where they are; pull and copy them.",
     "ask": "Ask one question; print every PC's answer and the aggregate.",
+    "queue": "Show who waits for a slot and who has one.",
+    "route": "Say where a request would run, and why.",
     "server": "Start, stop and switch between the llama-servers of this PC.",
+    "backends": "Show, register and unregister servers without an agent.",
+    "keys": "Make, list and revoke API keys.",
     "config": "Show the settings in force and where each came from.",
 }
 """Name -> one line of help. The code of `x` is the click command `command` in `chorus_cli.commands.x`."""

@@ -24,7 +24,7 @@ class ReadyFile:
         return self._path is not None
 
     def write(self, facts: Mapping[str, str]) -> None:
-        """`facts`: http_url, grpc_address, join, as far as the process knows them; `pid` is added."""
+        """`facts`: http_url, ollama_url, grpc_address, join, as far as the process knows them; `pid` is added."""
         if self._path is None:
             return
         write_atomically(self._path, (json.dumps({**facts, "pid": os.getpid()}) + "\n").encode())

@@ -16,11 +16,21 @@ from chorus_cli.settings import CliSettings
 from chorus_http.grpc_cluster import GrpcCluster
 from chorus_proto import logs
 from chorus_proto.errors import ClusterError
+from chorus_proto.keys import local_key
 
 Answer = TypeVar("Answer")
 
-GIVEN = ("coordinator", "log_level", "answer_within_s")
+GIVEN = ("coordinator", "state_dir", "log_level", "answer_within_s")
 """The settings that every question has."""
+
+
+def dialled(address: str, settings: CliSettings) -> GrpcCluster:
+    """The coordinator at `address`, shown the key of the settings, else the one that proves to be of this PC."""
+    return GrpcCluster(
+        address,
+        within_s=settings.answer_within_s,
+        key=lambda: settings.api_key or local_key(settings.state_dir, address),
+    )
 
 
 def asked(
@@ -33,7 +43,7 @@ def asked(
     undo = logs.configure(settings.log_level, stream=sys.stderr, file=None)
 
     async def inside() -> Answer:
-        cluster = GrpcCluster(address, within_s=settings.answer_within_s)
+        cluster = dialled(address, settings)
         try:
             return await question(cluster, settings)
         finally:

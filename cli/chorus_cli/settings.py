@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus_client.settings import AgentSettings
@@ -21,6 +22,10 @@ class CliSettings:
     """Of the commands, not of a process behind them; table [cli] of the settings file."""
 
     coordinator: str = setting("127.0.0.1:50051", "HOST:PORT of the coordinator to ask")
+    api_key: str = setting(
+        "", "API key to show a coordinator that asks for one; on its own PC none is needed", secret=True
+    )
+    state_dir: Path = setting(Path("~/.chorus"), "folder of everything that survives a restart")
     log_level: str = setting("warning", "what the terminal shows; the log files hold info and up", choices=LEVELS)
     ready_within_s: float = setting(60.0, "after this long without a ready model, `up` says so and waits on", minimum=1)
     answer_within_s: float = setting(5.0, "longest wait for the coordinator's word on its state", minimum=0.1)

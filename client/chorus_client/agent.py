@@ -8,17 +8,19 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
 from chorus_client.engines.base import LoadOptions
-from chorus_client.hardware import LiveReader
 from chorus_client.link import Uplink
-from chorus_client.orders import ExecuteOrder, LoadOrder, UnloadOrder
+from chorus_client.memory_gate import Readings
+from chorus_client.orders import ExecuteOrder, FetchOrder, LoadOrder, SendOrder, UnloadOrder
 from chorus_client.pool import Pool
+from chorus_client.thinking.separated import separation
 from chorus_proto import PROTOCOL_MAX, PROTOCOL_MIN, __version__
 from chorus_proto.clock import Clock
-from chorus_proto.dialects.openai_answer import Renderer, renderer
+from chorus_proto.dialects.answers import Renderer, renderer
 from chorus_proto.errors import (
     ClusterError,
     DeadlineExceeded,
@@ -30,9 +32,12 @@ from chorus_proto.errors import (
     Unsupported,
 )
 from chorus_proto.frames import StreamClosed, Window
-from chorus_proto.generation import Done, Generation, Prefilled
+from chorus_proto.generation import Delta, Done, Generation, Prefilled
 from chorus_proto.ids import InstanceId, ModelName, NodeId
+from chorus_proto.transfers import FEATURE, FetchReport
 from chorus_proto.values import (
+    ALL_OURS,
+    Courtesy,
     EngineKind,
     Hardware,
     Heartbeat,
@@ -66,6 +71,18 @@ class _Execution:
     window: Window
 
 
+class Fetcher(Protocol):
+    """Brings models onto this disk and sends them to other nodes; `transfer.fetches.Fetches`."""
+
+    def remove(self, model: ModelName) -> None: ...
+
+    def fetch(self, order: FetchOrder) -> None: ...
+
+    def send(self, order: SendOrder) -> None: ...
+
+    def cancel(self, transfer_id: str) -> None: ...
+
+
 class Agent:
     """Implements `Orders`. One instance lives as long as the process; links come and go."""
 
@@ -76,8 +93,10 @@ class Agent:
         pool: Pool,
         clock: Clock,
         *,
-        readings: LiveReader,
+        readings: Readings,
         fenced: Callable[[], bool],
+        fetcher: Fetcher | None = None,
+        mac_addresses: tuple[str, ...] = (),
     ) -> None:
         self._identity = identity
         self._hardware = hardware
@@ -85,6 +104,9 @@ class Agent:
         self._clock = clock
         self._readings = readings
         self._fenced = fenced
+        self._fetcher = fetcher
+        self._mac_addresses = mac_addresses
+        self._courtesy = ALL_OURS
         self._models: list[ModelFile] = []
         self._engines: tuple[EngineKind, ...] = ()
         self._uplink: Uplink | None = None
@@ -115,6 +137,9 @@ class Agent:
             engines=self._engines,
             models=tuple(self._models),
             replicas=replicas,
+            features=() if self._fetcher is None else (FEATURE,),
+            mac_addresses=self._mac_addresses,
+            courtesy=self._courtesy,
         )
 
     def linked(self, uplink: Uplink, welcome: Welcome) -> None:
@@ -122,6 +147,7 @@ class Agent:
         log.info("this PC is to hold %s: %s", welcome.assigned_model or "no model", welcome.assignment_reason)
         self._uplink = uplink
         # What changed while the Hello was on its way had no link to be told on.
+        uplink.courtesy(self._courtesy)
         uplink.inventory(self._models)
         loaded = self._pool.reports()
         for report in loaded:
@@ -151,9 +177,19 @@ class Agent:
         """The pool tells; without a link the next Hello says it."""
         if self._uplink is not None:
             self._uplink.replica(report)
-        if report.failure_code == ErrorCode.MODEL_DAMAGED:
-            # The inventory leaves it out from now on.
+        if report.failure_code in (ErrorCode.MODEL_DAMAGED, ErrorCode.LOAD_FAILED):
+            # The inventory leaves a damaged file out from now on, and one that is gone.
             self._looking = asyncio.create_task(self.inventory_changed(), name="inventory")
+
+    def be_polite(self, courtesy: Courtesy) -> None:
+        """See `polite.Obliged`."""
+        self._courtesy = courtesy
+        if self._uplink is not None:
+            self._uplink.courtesy(courtesy)
+
+    def free_idle_models(self, reason: str) -> None:
+        """See `polite.Obliged`."""
+        self._pool.free_idle(reason)
 
     async def inventory_changed(self) -> None:
         """Look again what can be loaded here, and tell the coordinator."""
@@ -171,6 +207,27 @@ class Agent:
 
     def unload(self, order: UnloadOrder) -> None:
         self._pool.unload(order.model, drain_s=order.drain_s)
+
+    def remove(self, model: ModelName) -> None:
+        if self._fetcher is not None:
+            self._fetcher.remove(model)
+
+    def fetch(self, order: FetchOrder) -> None:
+        if self._fetcher is not None:
+            self._fetcher.fetch(order)
+
+    def send(self, order: SendOrder) -> None:
+        if self._fetcher is not None:
+            self._fetcher.send(order)
+
+    def cancel_fetch(self, transfer_id: str) -> None:
+        if self._fetcher is not None:
+            self._fetcher.cancel(transfer_id)
+
+    def fetch_changed(self, report: FetchReport) -> None:
+        """The fetcher tells. Without a link nobody hears it; the coordinator orders again what it still wants."""
+        if self._uplink is not None:
+            self._uplink.fetched(report)
 
     def execute(self, order: ExecuteOrder) -> None:
         uplink = self._uplink
@@ -220,12 +277,16 @@ class Agent:
         began_s = self._clock.monotonic_s()
         first_s: float | None = None
         generation, render = _read(order)
+        separated = separation(generation, self._file_of(order.model))
         with self._pool.acquire(order.model) as hold:
             async with aclosing(hold.generate(generation)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Done):
-                        now_s = self._clock.monotonic_s()
-                        tail = render.done(piece)
+                        timings = _timings(piece, began_s, first_s, self._clock.monotonic_s())
+                        end, kept = piece, list[Delta]()
+                        if separated is not None:
+                            kept, end = separated.ended(piece)
+                        tail = b"".join((*map(render.delta, kept), render.done(end, timings)))
                         while len(tail) > PAYLOAD_BYTES:
                             # A whole body may be larger than a message, and shares the stream with other answers.
                             uplink.output(order.execution_id, tail[:PAYLOAD_BYTES], 0, first=False)
@@ -240,7 +301,7 @@ class Agent:
                                 completion_tokens=piece.completion_tokens,
                                 cached_tokens=piece.cached_tokens,
                             ),
-                            _timings(piece, began_s, first_s, now_s),
+                            timings,
                             tail,
                         )
                         return
@@ -250,12 +311,18 @@ class Agent:
                     if first_s is None:
                         first_s = self._clock.monotonic_s()
                     self._tokens_total += piece.tokens
-                    payload = render.delta(piece)
+                    if separated is None:
+                        payload = render.delta(piece)
+                    else:
+                        payload = b"".join([render.delta(one) for one in separated.deltas(piece)])
                     if payload:
                         uplink.output(order.execution_id, payload, piece.tokens, first=first)
                         if not window.spend(len(payload)):
                             await window.wait()
         raise EngineFailed("the engine ended its answer without an end")
+
+    def _file_of(self, model: ModelName) -> ModelFile | None:
+        return next((file for file in self._models if file.name == model), None)
 
     async def drain(self, within_s: float) -> None:
         """Take nothing new and let what runs finish, for `within_s` at the most."""
@@ -286,11 +353,11 @@ def _read(order: ExecuteOrder) -> tuple[Generation, Renderer]:
         raise InvalidRequest(f"this agent (Chorus {__version__}) cannot read the request: {error}") from None
     render = renderer(
         order.dialect,
+        generation,
         stream=order.stream,
         request_id=order.request_id,
         model=order.model,
         created_unix_s=order.created_unix_s,
-        include_usage=generation.include_usage,
     )
     return generation, render
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from chorus_client.agent import Agent, Identity
+from chorus_client.care import caring, policy_of
 from chorus_client.compute import device_kind, usable_by_engines
 from chorus_client.engines.base import Engine, LoadedModel, LoadOptions
 from chorus_client.engines.llama_server import LlamaServerEngine
@@ -20,10 +21,12 @@ from chorus_client.engines.scripted import ScriptedEngine
 from chorus_client.engines.served_process import ServeLimits
 from chorus_client.engines.transformers import TransformersEngine
 from chorus_client.hardware import LiveReader, probe, read_hardware_file
+from chorus_client.hardware.bounded import ask
+from chorus_client.hardware.network import mac_addresses
 from chorus_client.hf_folders import HfFolders
 from chorus_client.integrity import Integrity
 from chorus_client.inventory import Inventory
-from chorus_client.limits import http_limits, ollama_limits, pool_rules, restart_rules, serve_limits
+from chorus_client.limits import download_limits, http_limits, ollama_limits, pool_rules, restart_rules, serve_limits
 from chorus_client.link import CoordinatorLink
 from chorus_client.local_servers.adopt import adopt_running
 from chorus_client.local_servers.engine import LocalServersEngine
@@ -31,20 +34,26 @@ from chorus_client.local_servers.kept_server import KeepLimits
 from chorus_client.memory_gate import MemoryGate
 from chorus_client.microbench import BENCH_MODEL, measured
 from chorus_client.model_options import ModelOptions, read_model_options
+from chorus_client.ollama_store import OllamaStore
 from chorus_client.pool import Pool
 from chorus_client.preflight import Reserve
 from chorus_client.settings import AgentSettings
+from chorus_client.transfer.calls import TransferCalls
+from chorus_client.transfer.fetches import Fetches
+from chorus_client.transfer.model_store import ModelStore
 from chorus_proto.clock import Clock
 from chorus_proto.errors import EngineFailed, InvalidRequest, LoadFailed
 from chorus_proto.files import only_one, state_folder, write_atomically
 from chorus_proto.generation import Done, Generation
 from chorus_proto.ids import ModelName, NodeId, new_instance_id, new_node_id
 from chorus_proto.settings import SettingsError
+from chorus_proto.transfers import FetchReport
 from chorus_proto.values import EngineKind, Hardware, ReplicaReport
 
 log = logging.getLogger(__name__)
 
 NAME_LIMIT = 64
+NETWORK_WITHIN_S = 2.0
 LOCAL_DEFAULT = ModelName("local-default")
 """The model name that always means the default server of the servers file; `chorus server switch` moves it."""
 
@@ -65,8 +74,11 @@ async def run_agent(settings: AgentSettings, stop: asyncio.Event, clock: Clock) 
 
 
 async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.Event, clock: Clock) -> None:
+    policy = policy_of(settings)
     integrity = Integrity(folder, clock=clock, verify_every_s=settings.verify_digest_every_h * 3600)
-    inventory = Inventory(settings.models_dirs, folder, integrity=integrity)
+    store = model_store(settings, folder)
+    stores = [store] if settings.ollama_store is None else [store, OllamaStore(settings.ollama_store.expanduser())]
+    inventory = Inventory(settings.models_dirs, folder, integrity=integrity, stores=stores)
     folders = HfFolders(settings.models_dirs, folder)
     model_options = read_model_options(settings.models_file)
     engines = build_engines(settings, inventory, folders, clock, model_options)
@@ -93,7 +105,39 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
             options=model_options,
         )
         pool = Pool(engines, clock, tell, gate, rules=pool_rules(settings), options=model_options)
-        agent = Agent(identity, hardware, pool, clock, readings=readings, fenced=lambda: link.fenced)
+
+        async def look_again() -> None:
+            await inventory.refresh()
+            await agent.inventory_changed()
+
+        async def arrived(path: Path, sha256: str) -> None:
+            await integrity.witnessed(path, sha256)
+            await look_again()
+
+        def told(report: FetchReport) -> None:
+            agent.fetch_changed(report)
+
+        fetches = Fetches(
+            store,
+            inventory,
+            TransferCalls(settings.join, write_within_s=settings.download_stall_s),
+            clock,
+            registry_url=settings.registry_url,
+            limits=download_limits(settings),
+            tell=told,
+            arrived=arrived,
+            removed=look_again,
+        )
+        agent = Agent(
+            identity,
+            hardware,
+            pool,
+            clock,
+            readings=readings,
+            fenced=lambda: link.fenced,
+            fetcher=fetches,
+            mac_addresses=await _wake_addresses(settings),
+        )
         telling.append(agent.replica_changed)
         link = CoordinatorLink(
             settings.join,
@@ -103,11 +147,15 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
             reconnect_max_s=settings.reconnect_max_s,
             fence_after_s=settings.fence_after_s,
         )
+        await asyncio.to_thread(store.sweep_parts)
         await agent.prepare(tuple(engines))
         pool.preload()
         beside = [
             asyncio.create_task(_digest(inventory, folders, agent), name="digest"),
             asyncio.create_task(pool.run(), name="pool"),
+            *caring(
+                settings, policy, agent, link, pool, clock, nvidia="nvidia" in {gpu.vendor for gpu in hardware.gpus}
+            ),
         ]
         local = engines.get(EngineKind.LOCAL_SERVERS)
         if isinstance(local, LocalServersEngine):
@@ -127,11 +175,18 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
             for task in (linking, stopping, *beside):
                 task.cancel()
             await asyncio.gather(linking, stopping, *beside, return_exceptions=True)
+            await fetches.aclose()
             await agent.aclose()
             await pool.aclose()
     finally:
         for engine in engines.values():
             await engine.aclose()
+
+
+async def _wake_addresses(settings: AgentSettings) -> tuple[str, ...]:
+    if not settings.wakeable:
+        return ()
+    return await ask("network cards", mac_addresses, NETWORK_WITHIN_S) or ()
 
 
 def _say_if_broken(task: asyncio.Task[None]) -> None:
@@ -159,6 +214,11 @@ def agent_name(settings: AgentSettings) -> str:
 def agent_folder(state_dir: Path, name: str) -> Path:
     """This agent's own folder, so that several agents of one PC can share a state folder. Raises SettingsError."""
     return state_folder(state_dir / "agents" / name)
+
+
+def model_store(settings: AgentSettings, folder: Path) -> ModelStore:
+    """Where models that come over the network are kept."""
+    return ModelStore((settings.download_dir or folder / "models").expanduser(), spare_bytes=settings.disk_spare_bytes)
 
 
 def node_id(folder: Path) -> NodeId:

@@ -27,6 +27,8 @@ _MAX_DIMENSIONS = 4
 _MAX_STRINGS = 1 << 21  # in all arrays together; the largest vocabularies with their merges have 0.8 million
 _MAX_ELEMENTS = 1 << 48
 _KEPT_STRING_BYTES = 1024
+_LONG_STRINGS = {"tokenizer.chat_template": 1 << 18}
+"""Keys whose text may be longer; the largest chat templates have about 20 KB."""
 _KEPT_ELEMENTS = 512
 _DEFAULT_ALIGNMENT = 32
 _MAX_ALIGNMENT = 1 << 16
@@ -237,7 +239,8 @@ def _read(reader: _Reader) -> GgufHeader:
         key = reader.text(_MAX_KEY_BYTES, "a key")
         if not key or key in metadata:
             raise _Damage(f"the key {key!r} is empty or there twice")
-        metadata[key] = _value(reader, f"the value of {key!r}")
+        kept_bytes = _LONG_STRINGS.get(key, _KEPT_STRING_BYTES)
+        metadata[key] = _value(reader, f"the value of {key!r}", kept_bytes=kept_bytes)
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if type(alignment) is not int or not 1 <= alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
         raise _Damage(f"general.alignment is {alignment!r}, not a power of two up to {_MAX_ALIGNMENT}")
@@ -255,11 +258,11 @@ def _read(reader: _Reader) -> GgufHeader:
     )
 
 
-def _value(reader: _Reader, what: str) -> Value:
+def _value(reader: _Reader, what: str, *, kept_bytes: int) -> Value:
     type_id = reader.u32(what)
     if type_id == _STRING:
         length = reader.u64(what)
-        if length > _KEPT_STRING_BYTES:
+        if length > kept_bytes:
             reader.skip(length, what)
             return LongValue(length)
         return reader.take(length, what).decode(errors="replace")

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from chorus_client import safetensors
+from chorus_client.chat_template import template_of_folder, traits
 from chorus_client.config_shape import CONFIG_FILE
 from chorus_client.model_server.folder import ModelFolder, check_folder
 from chorus_proto import catalogue
@@ -144,8 +145,16 @@ def _examined(path: Path, name: ModelName, root: Path) -> _Found:
             raise LoadFailed(f"{weights.name} is a link that leads out of {root}")
         status = weights.stat()
         stamps.append(f"{weights.name}|{status.st_size}|{status.st_mtime_ns}")
+    told = traits(template_of_folder(path), name=name, architecture=folder.model_type)
     return _Found(
-        file=ModelFile(name=name, file_bytes=folder.file_bytes, engine=EngineKind.TRANSFORMERS, shape=folder.shape),
+        file=ModelFile(
+            name=name,
+            file_bytes=folder.file_bytes,
+            engine=EngineKind.TRANSFORMERS,
+            shape=folder.shape,
+            thinking=told.thinking,
+            thinking_optional=told.thinking_optional,
+        ),
         folder=folder,
         key="|".join([str(path), *stamps]),
     )

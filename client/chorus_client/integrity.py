@@ -11,6 +11,8 @@ import asyncio
 import hashlib
 import logging
 import os
+import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,9 @@ _HEADERS: dict[str, Callable[[Path], object]] = {
     ".safetensors": safetensors.read_header,
 }
 """What is loaded at all: formats of numbers only. Pickled ones (.bin, .pt, .pkl) run code when they are read."""
+
+
+_BLOB = re.compile(r"sha256-[0-9a-f]{64}")
 
 
 class _Known(msgspec.Struct, kw_only=True, frozen=True):
@@ -135,6 +140,20 @@ class Integrity:
             raise ModelDamaged(f"The model {_damage(known.damaged, known.sha256)}: {path}")
         return known.sha256
 
+    async def witnessed(self, path: Path, sha256: str) -> None:
+        """The file has this digest: it was computed while the file was written. Raises LoadFailed."""
+        status = await asyncio.to_thread(_status, path)
+        await self._remember(
+            path,
+            _Known(
+                size_bytes=status.st_size,
+                modified_ns=status.st_mtime_ns,
+                changed_ns=status.st_ctime_ns,
+                sha256=sha256,
+                verified_unix_s=self._clock.unix_s(),
+            ),
+        )
+
     def _is_fresh(self, known: _Known, status: os.stat_result) -> bool:
         """Whether what is known may be believed without reading the file again."""
         if not known.is_untouched(status):
@@ -173,7 +192,8 @@ class Integrity:
 
 async def check_header(path: Path) -> None:
     """Refuse a file that was cut or changed since it was found. Raises ModelDamaged, and LoadFailed as `check` does."""
-    read = _HEADERS.get(path.suffix.lower())
+    # Ollama's store names its files by their digest; those that the inventory took are GGUF files.
+    read = gguf.read_header if _BLOB.fullmatch(path.name) else _HEADERS.get(path.suffix.lower())
     if read is None:
         raise LoadFailed(f"The file {path.name} is not loaded: models are {' and '.join(_HEADERS)} files")
     try:
@@ -200,9 +220,10 @@ async def _sha256(path: Path, report: Report) -> _Hashed:
     """Read in steps, so that it can be told and given up. Raises LoadFailed, also when the file changes meanwhile."""
     detail = f"checking sha256 of {path.name}"
     report(LoadProgress(share=0.0, detail=detail))
+    opening = _Opening(path)
     try:
-        source = await asyncio.to_thread(path.open, "rb")
         try:
+            source = await asyncio.to_thread(opening.open)
             before = os.fstat(source.fileno())
             digest = hashlib.sha256()
             done_bytes = 0
@@ -213,12 +234,37 @@ async def _sha256(path: Path, report: Report) -> _Hashed:
                 report(LoadProgress(share=min(1.0, done_bytes / max(1, before.st_size)), detail=detail))
             after = os.fstat(source.fileno())
         finally:
-            source.close()
+            opening.close()
     except OSError as error:
         raise LoadFailed(f"The model file {path} cannot be read: {error.strerror or error}") from error
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise LoadFailed(f"The model file {path} was written to while it was checked; try again when it is complete")
     return _Hashed(sha256=digest.hexdigest(), status=after)
+
+
+class _Opening:
+    """A file that a thread opens. Who gives up meanwhile closes it, whichever comes first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._over = False
+        self._lock = threading.Lock()
+
+    def open(self) -> BinaryIO:
+        """May block as long as the disk likes. Raises OSError."""
+        file = self._path.open("rb")
+        with self._lock:
+            self._file = file
+            if self._over:
+                file.close()
+        return file
+
+    def close(self) -> None:
+        with self._lock:
+            self._over = True
+            if self._file is not None:
+                self._file.close()
 
 
 def _step(source: BinaryIO, take: Callable[[bytes], None]) -> int:

@@ -10,11 +10,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
+from chorus_client.chat_template import template_of_header, traits
 from chorus_client.engines.base import Report
 from chorus_client.gguf import read_header
 from chorus_client.integrity import Integrity
 from chorus_client.model_shape import is_embedding, shape_of
+from chorus_client.transfer.model_store import NamedFile
 from chorus_proto import catalogue
 from chorus_proto.errors import LoadFailed, ModelDamaged, ModelNotFound
 from chorus_proto.ids import ModelName
@@ -31,7 +34,7 @@ _NOT_LANGUAGE_MODELS = frozenset({"clip", "diffusion", "wavtokenizer-dec"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """A model's file. `folder`: where it must lie; `expected`: its SHA-256 as the catalogue has it."""
+    """A model's file. `folder`: where it must lie; `expected`: its SHA-256 where it is known from elsewhere."""
 
     file: ModelFile
     path: Path
@@ -43,10 +46,30 @@ class _Found:
         return (status.st_size, status.st_mtime_ns) == (self.status.st_size, self.status.st_mtime_ns)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A file that may be a model, and what is known of it from elsewhere."""
+
+    path: Path
+    name: ModelName
+    folder: Path
+    sha256: str
+    fetched: bool = False
+
+
 def bundled_folder() -> Path | None:
     """Where the bundled models lie; None in an installation without them."""
     folder = Path(str(importlib.resources.files("chorus_client").joinpath("models")))
     return folder if folder.is_dir() else None
+
+
+class NamedFiles(Protocol):
+    """A folder whose files are named, and known by their SHA-256, by something else than their own names."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    def entries(self) -> list[NamedFile]: ...
 
 
 class Inventory:
@@ -54,13 +77,22 @@ class Inventory:
 
     A bundled file has its catalogue name. Any other has its file name without the suffix, lower-cased, each run of
     characters other than letters, digits, `.`, `_`, `:` and `-` made one `-`: names inside files are written by others
-    and repeat. Of two files with one name the first counts: bundled, then folder by folder, then by path.
+    and repeat. Of two files with one name the first counts: bundled, then folder by folder, then by path, then what
+    the `stores` hold.
 
     Before an engine gets a file, ask `checked` for it. A damaged one is in no list and is refused by name.
     """
 
-    def __init__(self, models_dirs: Sequence[Path], state_dir: Path, *, integrity: Integrity | None = None) -> None:
+    def __init__(
+        self,
+        models_dirs: Sequence[Path],
+        state_dir: Path,
+        *,
+        integrity: Integrity | None = None,
+        stores: Sequence[NamedFiles] = (),
+    ) -> None:
         self._models_dirs = tuple(models_dirs)
+        self._stores = tuple(stores)
         self._integrity = integrity or Integrity(state_dir)
         self._found: dict[ModelName, _Found] = {}
         self._damaged: dict[ModelName, str] = {}
@@ -77,10 +109,14 @@ class Inventory:
     async def checked(self, name: ModelName, report: Report) -> Path:
         """Where the model's file lies, once it is known to be fit for an engine: see `Integrity.check`.
 
-        Raises ModelNotFound, ModelDamaged (it is left out from then on) and LoadFailed.
+        Raises ModelNotFound and ModelDamaged (it is left out from then on), and LoadFailed.
         """
         found = self._one(name)
         await asyncio.to_thread(_check_place, found)
+        if not await asyncio.to_thread(found.path.exists):
+            self._found = {known: one for known, one in self._found.items() if one is not found}
+            log.warning("model file %s is gone", found.path)
+            raise ModelNotFound(f"The file of model {name} was deleted from this PC: {found.path}", param="model")
         try:
             await self._integrity.check(found.path, expected=found.expected, report=report)
         except ModelDamaged as error:
@@ -91,6 +127,13 @@ class Inventory:
             log.info("model file %s was replaced", found.path)
             self._found[found.file.name] = anew
         return found.path
+
+    def path_of_digest(self, sha256: str) -> tuple[Path, int] | None:
+        """Where a file with this SHA-256 lies, and its size; None when there is none or its digest is not known yet."""
+        for found in self._found.values():
+            if found.file.digest == sha256:
+                return found.path, found.file.file_bytes
+        return None
 
     def _one(self, name: ModelName) -> _Found:
         model = catalogue.normalised(name)
@@ -125,36 +168,47 @@ class Inventory:
             except LoadFailed as error:
                 log.warning("no digest for %s: %s", found.path, error.message)
                 continue
-            if self._found.get(name) is found:
-                self._found[name] = replace(found, file=replace(found.file, digest=value))
+            now = self._found.get(name)
+            if now is not None and now.path == found.path and now.is_as_found(found.status):
+                self._found[name] = replace(now, file=replace(now.file, digest=value))
 
     def _look(self) -> tuple[dict[ModelName, _Found], dict[ModelName, str]]:
         """What is there, and what is damaged."""
         found: dict[ModelName, _Found] = {}
         damaged: dict[ModelName, str] = {}
+        for place in self._places():
+            path, name = place.path, place.name
+            try:
+                one = _examined(path, name, place.folder, place.sha256)
+            except (LoadFailed, OSError) as error:
+                self._log_once(path, str(error))
+                continue
+            if one is None:
+                continue
+            if name in found:
+                self._log_once(path, f"left out: {found[name].path} has the name {name} too")
+                continue
+            damage = self._integrity.damage_of(path, one.status)
+            if damage:
+                self._log_once(path, damage)
+                damaged.setdefault(name, f"The model {damage}: {path}")
+                continue
+            one = self._with_digest(one)
+            found[name] = replace(one, file=replace(one.file, fetched=place.fetched))
+        return found, {name: damage for name, damage in damaged.items() if name not in found}
+
+    def _places(self) -> Iterator[_Place]:
+        """Where model files lie, those that win over others of their name first."""
         entries = {entry.file: entry for entry in catalogue.bundled()}
         bundled = bundled_folder()
         for folder in ((bundled,) if bundled is not None else ()) + self._models_dirs:
             for path in _gguf_files(folder):
                 entry = entries.get(path.name) if folder == bundled else None
                 name = _name_of(path) if entry is None else entry.name
-                try:
-                    one = _examined(path, name, folder, "" if entry is None else entry.sha256)
-                except (LoadFailed, OSError) as error:
-                    self._log_once(path, str(error))
-                    continue
-                if one is None:
-                    continue
-                if name in found:
-                    self._log_once(path, f"left out: {found[name].path} has the name {name} too")
-                    continue
-                damage = self._integrity.damage_of(path, one.status)
-                if damage:
-                    self._log_once(path, damage)
-                    damaged.setdefault(name, f"The model {damage}: {path}")
-                    continue
-                found[name] = self._with_digest(one)
-        return found, {name: damage for name, damage in damaged.items() if name not in found}
+                yield _Place(path=path, name=name, folder=folder, sha256="" if entry is None else entry.sha256)
+        for store in self._stores:
+            for one in store.entries():
+                yield _Place(path=one.path, name=one.name, folder=store.folder, sha256=one.sha256, fetched=one.fetched)
 
     def _with_digest(self, one: _Found) -> _Found:
         digest = self._integrity.digest_of(one.path, one.status)
@@ -170,7 +224,8 @@ class Inventory:
             raise LoadFailed(f"The model file {found.path} cannot be read: {error.strerror or error}") from error
         if one is None:
             raise LoadFailed(f"The model file {found.path} was replaced by one that is no language model")
-        return self._with_digest(one)
+        one = self._with_digest(one)
+        return replace(one, file=replace(one.file, fetched=found.file.fetched))
 
     def _log_once(self, path: Path, reason: str) -> None:
         line = f"{path}: {reason}"
@@ -217,13 +272,18 @@ def _examined(path: Path, name: ModelName, folder: Path, expected: str) -> _Foun
         return None
     if header.metadata.get("general.type", "model") != "model":
         return None
+    shape = shape_of(header)
+    told = traits(template_of_header(header), name=name, architecture=shape.architecture)
     return _Found(
         file=ModelFile(
             name=name,
             file_bytes=header.file_bytes,
             engine=EngineKind.LLAMA_SERVER,
-            shape=shape_of(header),
+            shape=shape,
             embedding=is_embedding(header),
+            thinking=told.thinking,
+            thinking_optional=told.thinking_optional,
+            tools=told.tools,
         ),
         path=path,
         folder=folder,

@@ -9,6 +9,8 @@ from chorus_client.idle_probe import ProbeLimits
 from chorus_client.pool import PoolRules
 from chorus_client.restarts import RestartRules
 from chorus_client.settings import AgentSettings
+from chorus_client.transfer.checked_resolver import own_hosts
+from chorus_client.transfer.http_download import DownloadLimits
 from chorus_client.watchdog import WatchLimits
 
 
@@ -36,6 +38,15 @@ def watch_limits(settings: AgentSettings) -> WatchLimits:
 def probe_limits(settings: AgentSettings) -> ProbeLimits:
     """When an idle engine is tried."""
     return ProbeLimits(every_s=settings.idle_probe_s, within_s=settings.idle_probe_within_s)
+
+
+def download_limits(settings: AgentSettings) -> DownloadLimits:
+    return DownloadLimits(
+        connect_s=max(10.0, settings.connect_within_s),  # a server on the internet is farther than the coordinator
+        stall_s=settings.download_stall_s,
+        most_bytes=settings.download_limit_bytes,
+        hosts=frozenset(host.lower() for host in settings.download_hosts) | own_hosts(settings.registry_url),
+    )
 
 
 def http_limits(settings: AgentSettings) -> HttpLimits:

@@ -7,6 +7,7 @@ fences itself: without a renewal for the lease it takes nothing new.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import deque
@@ -15,25 +16,28 @@ from collections.abc import AsyncIterator, Iterable
 import grpc
 from grpc import aio
 
-from chorus_client.orders import ExecuteOrder, LoadOrder, Orders, UnloadOrder
+from chorus_client.orders import ExecuteOrder, FetchOrder, LoadOrder, Orders, SendOrder, UnloadOrder
 from chorus_proto import node_pb2, node_pb2_grpc
 from chorus_proto.channel import DIALER_OPTIONS, ERROR_CODE_KEY
 from chorus_proto.clock import Clock
 from chorus_proto.convert import (
+    courtesy_message,
     failure_message,
     heartbeat_message,
     hello_message,
-    model_file_message,
     of_dialect,
     of_welcome,
     replica_message,
     timings_message,
     usage_message,
 )
+from chorus_proto.convert_pc import model_file_message
+from chorus_proto.convert_transfers import fetch_report_message
 from chorus_proto.errors import ClusterError
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Outbox, StreamClosed
 from chorus_proto.ids import ExecutionId, ModelName, RequestId
-from chorus_proto.values import Heartbeat, Hello, ModelFile, ReplicaReport, Timings, Usage, Welcome
+from chorus_proto.transfers import FetchReport
+from chorus_proto.values import Courtesy, Heartbeat, Hello, ModelFile, ReplicaReport, Timings, Usage, Welcome
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,8 @@ FIRST_PAUSE_S = 0.2
 WINDOW_BYTES = 256 * 1024
 """What a coordinator that names no window means."""
 GOODBYE_WITHIN_S = 1.0
+ASLEEP_WITHIN_S = 30.0
+"""A PC that is still awake so long after it said that it would sleep has changed its mind."""
 BEATS_REMEMBERED = 60
 WRITE_GAP_S = 0.002
 """Between writes of nothing but later tokens; nobody reads 500 tokens a second."""
@@ -102,8 +108,14 @@ class Uplink:
         report = node_pb2.InventoryReport(models=[model_file_message(file) for file in models])
         self._send(node_pb2.AgentFrame(inventory=report), payload_bytes=report.ByteSize())
 
-    def goodbye(self, reason: str) -> None:
-        self._send(node_pb2.AgentFrame(goodbye=node_pb2.AgentGoodbye(reason=reason)))
+    def fetched(self, report: FetchReport) -> None:
+        self._send(node_pb2.AgentFrame(fetch=fetch_report_message(report)))
+
+    def courtesy(self, courtesy: Courtesy) -> None:
+        self._send(node_pb2.AgentFrame(courtesy=courtesy_message(courtesy)))
+
+    def goodbye(self, reason: str, *, sleeps: bool = False) -> None:
+        self._send(node_pb2.AgentFrame(goodbye=node_pb2.AgentGoodbye(reason=reason, sleeps=sleeps)))
         self.outbox.close()
 
     def heartbeat(self, beat: Heartbeat) -> None:
@@ -137,6 +149,9 @@ class CoordinatorLink:
         self._fence_after_s = fence_after_s
         self._uplink: Uplink | None = None
         self._unlinked = asyncio.Event()
+        self._reopened = asyncio.Event()
+        self._awake = asyncio.Event()
+        self._awake.set()
         self._renewed_at_s = 0.0
         self._beats_at_s: deque[tuple[int, float]] = deque(maxlen=BEATS_REMEMBERED)
         self._lease_s = 0.0
@@ -147,11 +162,26 @@ class CoordinatorLink:
         """True when the lease has run out on this agent's own clock: no work may be started."""
         return self._clock.monotonic_s() - self._renewed_at_s > self._lease_s
 
-    async def say_goodbye(self, reason: str) -> None:
+    def heard_since(self, monotonic_s: float) -> bool:
+        """Whether a heartbeat that was sent since then has been answered."""
+        return self._renewed_at_s >= monotonic_s
+
+    def reopen(self, reason: str) -> None:
+        """End this link, with all work on it, and dial anew as the same instance. Ends a sleep that was announced."""
+        log.info("the link is opened anew: %s", reason)
+        self._awake.set()
+        self._reopened.set()
+
+    async def leave_for_sleep(self) -> None:
+        """Say goodbye because the PC goes to sleep, and do not dial again until `reopen`."""
+        self._awake.clear()
+        await self.say_goodbye("its PC goes to sleep", sleeps=True)
+
+    async def say_goodbye(self, reason: str, *, sleeps: bool = False) -> None:
         """Tell the coordinator that this agent leaves; it stops routing here at once and ends the stream."""
         if self._uplink is None:
             return
-        self._uplink.goodbye(reason)
+        self._uplink.goodbye(reason, sleeps=sleeps)
         try:
             async with asyncio.timeout(GOODBYE_WITHIN_S):
                 await self._unlinked.wait()
@@ -163,6 +193,10 @@ class CoordinatorLink:
         failures = 0
         told = ""
         while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ASLEEP_WITHIN_S):
+                    await self._awake.wait()
+            self._awake.set()
             try:
                 await self._one_link()
                 failures = 0
@@ -181,8 +215,9 @@ class CoordinatorLink:
 
     async def _one_link(self) -> None:
         """One connection from dialling to its end. Raises AioRpcError when it could not be made or broke."""
+        self._reopened.clear()
         uplink = Uplink(self._orders.hello())
-        tasks: list[asyncio.Task[None]] = []
+        tasks: list[asyncio.Task[bool | None]] = []
         async with aio.insecure_channel(self._address, options=DIALER_OPTIONS) as channel:
             call = node_pb2_grpc.NodeServiceStub(channel).Link(uplink.batches())
             batches = aiter(call)
@@ -195,6 +230,7 @@ class CoordinatorLink:
                 tasks = [
                     asyncio.create_task(self._read(batches, rest), name="link:read"),
                     asyncio.create_task(self._beat(uplink, welcome.heartbeat_s), name="link:beat"),
+                    asyncio.create_task(self._reopened.wait(), name="link:reopened"),
                 ]
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -255,6 +291,14 @@ class CoordinatorLink:
                 self._orders.unload(
                     UnloadOrder(model=ModelName(frame.unload.model), drain_s=frame.unload.drain_ms / 1000)
                 )
+            case "remove":
+                self._orders.remove(ModelName(frame.remove.model))
+            case "fetch":
+                self._orders.fetch(_fetch_order(frame.fetch))
+            case "send":
+                self._orders.send(_send_order(frame.send))
+            case "cancel_fetch":
+                self._orders.cancel_fetch(frame.cancel_fetch.transfer_id)
             case "goodbye":
                 log.info("the coordinator says goodbye: %s", frame.goodbye.reason)
             case _:
@@ -305,4 +349,25 @@ def _execute_order(message: node_pb2.Execute) -> ExecuteOrder:
         within_s=message.remaining_ms / 1000,
         created_unix_s=message.created_unix_s,
         window_bytes=message.window_bytes or WINDOW_BYTES,
+    )
+
+
+def _fetch_order(message: node_pb2.FetchModel) -> FetchOrder:
+    return FetchOrder(
+        transfer_id=message.transfer_id,
+        model=ModelName(message.model) if message.model else None,
+        digest=message.digest,
+        file_bytes=message.file_bytes,
+        source=message.source,
+        ticket=message.ticket,
+    )
+
+
+def _send_order(message: node_pb2.SendModel) -> SendOrder:
+    return SendOrder(
+        transfer_id=message.transfer_id,
+        model=ModelName(message.model),
+        digest=message.digest,
+        offset=message.offset,
+        ticket=message.ticket,
     )

@@ -46,6 +46,32 @@ class UnloadOrder:
     drain_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchOrder:
+    """Bring a model onto this disk: from `source` when it is set, else over the stream that `ticket` opens.
+
+    `digest` is "" and `file_bytes` 0 while unknown; without `model` it gets the name that follows from its source.
+    """
+
+    transfer_id: str
+    model: ModelName | None = None
+    digest: str = ""
+    file_bytes: int = 0
+    source: str = ""
+    ticket: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendOrder:
+    """Send the file with this digest, from `offset` to its end, over the stream that `ticket` opens."""
+
+    transfer_id: str
+    model: ModelName
+    digest: str
+    offset: int
+    ticket: str
+
+
 class Orders(Protocol):
     """Who acts on the orders. Each returns at once; work goes on in tasks of its own."""
 
@@ -66,3 +92,11 @@ class Orders(Protocol):
     def load(self, order: LoadOrder) -> None: ...
 
     def unload(self, order: UnloadOrder) -> None: ...
+
+    def remove(self, model: ModelName) -> None: ...
+
+    def fetch(self, order: FetchOrder) -> None: ...
+
+    def send(self, order: SendOrder) -> None: ...
+
+    def cancel_fetch(self, transfer_id: str) -> None: ...

@@ -193,6 +193,16 @@ class Pool:
         if unused_s >= limit_s:
             one.leave(drain_s=0.0, detail=f"was not used for {unused_s:.0f} s")
 
+    def models(self) -> list[PooledModel]:
+        """Those in the pool now."""
+        return list(self._models.values())
+
+    def free_idle(self, reason: str) -> None:
+        """Free every model that nothing runs on, but for those that the PC's owner keeps."""
+        for one in list(self._models.values()):
+            if one.state is ReplicaState.READY and not one.running and not (one.wish.adopted or one.wish.pinned):
+                one.leave(drain_s=0.0, detail=f"makes way for the PC's owner: {reason}")
+
     def close_doors(self) -> None:
         """The agent stops: no model takes anything new, and none is loaded any more."""
         self._closed = True
@@ -214,9 +224,9 @@ class Hold:
         self._model = model
         self._loaded = loaded
 
-    def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+    def generate(self, generation: Generation, *, learn: bool = True) -> AsyncGenerator[Piece, None]:
         """See `PooledModel.generate`."""
-        return self._model.generate(self._loaded, generation)
+        return self._model.generate(self._loaded, generation, learn=learn)
 
     def __enter__(self) -> Hold:
         self._model.began()

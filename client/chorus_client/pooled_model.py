@@ -10,12 +10,14 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from functools import partial
 
 from chorus_client.engines.base import CHILD_ENGINES, Ending, LoadedModel, LoadProgress
 from chorus_client.idle_probe import probe_when_idle
 from chorus_client.load_shape import whole_options
 from chorus_client.measuring import Measuring, measured
 from chorus_client.restarts import NextStart, Restarts
+from chorus_client.speed_record import SpeedRecord
 from chorus_client.supervisor import LifeEnd, Supervisor
 from chorus_client.surroundings import Surroundings, Wish
 from chorus_client.watchdog import SharedEngine, Watchdog
@@ -29,7 +31,7 @@ from chorus_proto.errors import (
     ModelDamaged,
     ModelNotFound,
 )
-from chorus_proto.generation import Generation, Piece
+from chorus_proto.generation import Done, Generation, Piece
 from chorus_proto.ids import ModelName
 from chorus_proto.values import ModelFile, ReplicaReport, ReplicaState
 
@@ -64,6 +66,9 @@ class PooledModel:
         self.gone = asyncio.Event()
         self.engine = SharedEngine()
         """What its generations' watchdogs share; new with each life."""
+        self.speed = SpeedRecord()
+        self._crowds = 0
+        """How often a generation began beside another one."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._hung: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -104,8 +109,24 @@ class PooledModel:
 
     def hung(self, reason: str) -> None:
         """Its engine stands still: it is ended by force and started again."""
+        self._end_engine(f"{self.model} hangs: {reason}")
+
+    def restart(self, reason: str) -> None:
+        """Its engine is to be ended, with whatever runs on it, and started again."""
+        self._end_engine(f"{self.model} is started again: {reason}")
+
+    def _end_engine(self, reason: str) -> None:
         if self.state in (ReplicaState.READY, ReplicaState.UNLOADING) and not self._hung.done():
             self._hung.set_result(reason)
+
+    def degraded(self, tokens_per_s: float, record: float) -> None:
+        """It was measured to be far slower than before."""
+        words = f"degraded: {tokens_per_s:.1f} tokens/s, {record:.1f} before"
+        self._change(degraded=True, decode_tokens_per_s=tokens_per_s, detail=words)
+
+    def recovered(self) -> None:
+        """It is as fast as it was."""
+        self._change(degraded=False, decode_tokens_per_s=None, detail="")
 
     def leave(self, *, drain_s: float, detail: str = "", evicted_for: ModelName | None = None) -> None:
         """Free it once its generations have ended, after `drain_s` at the latest. A load on its way is given up."""
@@ -155,6 +176,7 @@ class PooledModel:
     def began(self) -> None:
         """One generation more."""
         self.running += 1
+        self._crowds += self.running > 1
         self.uses += 1
         self.used_at_s = self._around.clock.monotonic_s()
         self._idle.clear()
@@ -310,7 +332,7 @@ class PooledModel:
             if closed.done():
                 ending = closed.result()
             elif self._hung.done():
-                ending = Ending(reason=f"{self.model} hangs: {self._hung.result()}")
+                ending = Ending(reason=self._hung.result())
         finally:
             self.loaded = None
             self._letting_go = True
@@ -342,8 +364,13 @@ class PooledModel:
         """Its engine is a process of ours, which may be ended and started again."""
         return not self.wish.adopted and self.report.engine in CHILD_ENGINES
 
-    def generate(self, loaded: LoadedModel, generation: Generation) -> AsyncGenerator[Piece, None]:
-        """What `LoadedModel.generate` says, under a watchdog; an engine of ours that hangs is started again."""
+    def generate(
+        self, loaded: LoadedModel, generation: Generation, *, learn: bool = True
+    ) -> AsyncGenerator[Piece, None]:
+        """What `LoadedModel.generate` says, under a watchdog; an engine of ours that hangs is started again.
+
+        `learn`: its speed becomes part of the record.
+        """
         clock, limits = self._around.clock, self._around.watch
         on_hung = self.hung
         if not self.is_child:
@@ -351,7 +378,17 @@ class PooledModel:
             limits = replace(limits, first_s=limits.first_cap_s)
             on_hung = self._hung_elsewhere
         dog = Watchdog(clock.monotonic_s(), prompt_tokens_about(generation), self.engine, limits)
-        return watched(loaded.generate(generation), dog, clock, on_hung)
+        on_done = partial(self._learn_speed, self._crowds) if learn and self.running == 1 else None
+        return watched(loaded.generate(generation), dog, clock, on_hung, on_done)
+
+    def _learn_speed(self, crowds_before: int, done: Done) -> None:
+        """A generation that began alone is over."""
+        if crowds_before != self._crowds:
+            return
+        if not self.report.degraded:
+            self.speed.learn(done)
+        elif self.speed.is_back(done):
+            self.recovered()
 
     def _hung_elsewhere(self, reason: str) -> None:
         log.warning("%s: %s", self.model, reason)

@@ -63,6 +63,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 _MARKER = re.compile(r"\[\[fault ([^\]]*)\]\]")
+_LASTING_MARKER = re.compile(r"\[\[faults ([^\]]*)\]\]")
 
 
 class BadFault(Exception):
@@ -91,3 +92,8 @@ def faults_in(prompt: str, base: Faults) -> Faults:
     if "[[fault " not in prompt:
         return base
     return with_faults(base, (word for marker in _MARKER.findall(prompt) for word in marker.split()))
+
+
+def lasting_in(prompt: str, base: Faults) -> Faults:
+    """`base` changed for this and all later requests, e.g. by `[[faults tps=20]]` in a prompt. Raises BadFault."""
+    return with_faults(base, (word for marker in _LASTING_MARKER.findall(prompt) for word in marker.split()))

@@ -2,7 +2,7 @@
 
 It speaks the part of llama-server's HTTP dialect that the agent uses. Faults come by `--fault name=value`, by
 `POST /control {"name": value}` (it needs the API key; `{}` shows what is set), or for one request by a marker in its
-prompt: `[[fault crash_after=5]]`. Prompt tokens are counted as words.
+prompt: `[[fault crash_after=5]]`; `[[faults tps=20]]` holds from then on. Prompt tokens are counted as words.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aiohttp import web
 
 from chorus_client.lifeline import tie_to_parent
 from chorus_client.scripted_answer import ScriptedAnswer, ScriptedRequest, ScriptedSettings, die_out_of_memory
-from chorus_client.scripted_faults import BadFault, Faults, Health, faults_in, with_changes, with_faults
+from chorus_client.scripted_faults import BadFault, Faults, Health, faults_in, lasting_in, with_changes, with_faults
 
 _SLOW_HEALTH_S = 5.0
 _MIB = 1 << 20
@@ -97,6 +97,7 @@ class ScriptedServer:
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         try:
             asked = msgspec.json.decode(await request.read(), type=ScriptedRequest)
+            self._faults = lasting_in(asked.words, self._faults)
             faults = faults_in(asked.words, self._faults)
         except (msgspec.DecodeError, BadFault) as error:
             return _error(400, str(error), "invalid_request_error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from chorus_client.policy import Reaction
 from chorus_proto.settings import rising, setting
 from chorus_proto.values import EngineKind
 
@@ -19,6 +20,19 @@ class AgentSettings:
     state_dir: Path = setting(Path("~/.chorus"), "folder of everything that survives a restart")
     engines: tuple[EngineKind, ...] = setting((EngineKind.LLAMA_SERVER,), "engines to use")
     models_dirs: tuple[Path, ...] = setting((), "folders with your own .gguf files and Hugging Face folders")
+    download_dir: Path | None = setting(
+        None, "folder of models that come over the network; by default `models` in this agent's state folder"
+    )
+    ollama_store: Path | None = setting(
+        None, "Ollama's model store, mostly ~/.ollama/models: llama.cpp serves what lies there, without Ollama"
+    )
+    registry_url: str = setting("https://registry.ollama.ai", "Ollama registry that `chorus models pull NAME` asks")
+    download_hosts: tuple[str, ...] = setting(
+        (), "HOST or HOST:PORT in your own network that models may be downloaded from, besides registry_url's"
+    )
+    download_limit_bytes: int = setting(200 * 10**9, "largest model file that may come over the network", minimum=1)
+    download_stall_s: float = setting(60.0, "a download is tried again after this long without a byte", minimum=0.1)
+    disk_spare_bytes: int = setting(1 << 30, "disk space that downloads leave free", minimum=0)
     models_file: Path | None = setting(None, "TOML file with options of single models, tables [model.NAME]")
     verify_digest_every_h: float = setting(
         168.0, "a model file's SHA-256 is checked again before a load after so many hours; 0: each time", minimum=0
@@ -75,6 +89,30 @@ class AgentSettings:
     crash_loop_after: int = setting(5, "so many crashes of an engine are a crash loop", minimum=1, maximum=64)
     crash_loop_within_s: float = setting(600.0, "when they come within this time", minimum=1)
     crash_probe_every_s: float = setting(600.0, "pause between two tries in a crash loop", minimum=1)
+    policy_every_s: float = setting(2.0, "pause between two looks at what this PC's owner does", minimum=0.1)
+    polite_hours: tuple[str, ...] = setting(
+        (), "when this PC may work, local time, e.g. 'mon-fri 18:00-08:00'; empty for always"
+    )
+    polite_outside_hours: Reaction = setting(Reaction.PAUSE, "outside these hours")
+    polite_owner: Reaction = setting(Reaction.IGNORE, "while somebody sits at this PC")
+    polite_owner_away_s: float = setting(300.0, "nobody sits there after so long without any input", minimum=1)
+    polite_battery: Reaction = setting(Reaction.IGNORE, "on battery")
+    polite_battery_low: Reaction = setting(Reaction.PAUSE, "on battery below polite_battery_percent")
+    polite_battery_percent: float = setting(30.0, "a battery is low below this", minimum=0, maximum=100)
+    polite_cpu: Reaction = setting(Reaction.IGNORE, "while other programs use the CPU")
+    polite_cpu_percent: float = setting(50.0, "of all cores together, by other programs", minimum=1, maximum=100)
+    polite_gpu: Reaction = setting(Reaction.PAUSE, "while other programs use an NVIDIA card")
+    polite_gpu_percent: float = setting(50.0, "of a card's time, by other programs", minimum=1, maximum=100)
+    polite_gpu_memory_percent: float = setting(50.0, "or of its memory", minimum=1, maximum=100)
+    polite_memory: Reaction = setting(Reaction.EVICT, "while memory runs out")
+    polite_memory_bytes: int = setting(256 * 1024 * 1024, "it runs out below so much free memory", minimum=0)
+    polite_slots: int = setting(1, "generations at once while a reaction is 'lower'", minimum=1, maximum=1024)
+    polite_settle_s: float = setting(30.0, "other programs must be quiet for so long", minimum=0)
+    wakeable: bool = setting(True, "tell the coordinator how to wake this PC from its sleep")
+    slept_after_s: float = setting(5.0, "a PC that stood still for longer has slept", minimum=1)
+    slow_share: float = setting(
+        0.5, "an engine below this share of its speed before a sleep is started again", minimum=0, maximum=0.9
+    )
     servers_file: Path | None = setting(None, "file with several local llama-servers to use, see `chorus server`")
     ollama_url: str = setting("http://127.0.0.1:11434", "where Ollama runs, for the ollama engine")
     remote_url: str = setting("", "base URL of an OpenAI-compatible server, for the remote engine")

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from chorus_client.watchdog import Hung, Watchdog
 from chorus_proto.clock import Clock
 from chorus_proto.errors import EngineFailed
-from chorus_proto.generation import Delta, Generation, Piece, Prefilled
+from chorus_proto.generation import Delta, Done, Generation, Piece, Prefilled
 
 LATE_S = 1.0
 """A timer that comes later than this tells of a PC that slept or a loop that was blocked, not of the engine."""
@@ -26,12 +26,17 @@ def prompt_tokens_about(generation: Generation) -> int:
 
 
 async def watched(
-    pieces: AsyncGenerator[Piece, None], watchdog: Watchdog, clock: Clock, on_hung: Callable[[str], None]
+    pieces: AsyncGenerator[Piece, None],
+    watchdog: Watchdog,
+    clock: Clock,
+    on_hung: Callable[[str], None],
+    on_done: Callable[[Done], None] | None = None,
 ) -> AsyncGenerator[Piece, None]:
     """The same pieces. Closing it, its end and its failure close `pieces`, which stops the engine's work.
 
-    When the engine hangs, `on_hung` hears the reason and EngineFailed(reason) is raised. Only time in which the caller
-    waits for the next piece counts: one who does not read on (a slow client) hangs nobody's engine.
+    `on_done` hears of an answer that came to its end. When the engine hangs, `on_hung` hears the reason and
+    EngineFailed(reason) is raised. Only time in which the caller waits for the next piece counts: one who does not read
+    on (a slow client) hangs nobody's engine.
     """
     now_s = clock.monotonic_s
     current_task = asyncio.current_task
@@ -51,6 +56,8 @@ async def watched(
                 watchdog.prefilled(piece.tokens, piece.of_tokens, came_s)
             else:
                 watchdog.engine.measured(piece)
+                if on_done is not None:
+                    on_done(piece)
             yield piece
             watchdog.unasked(now_s() - came_s)
     except StopAsyncIteration:

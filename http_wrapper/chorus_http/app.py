@@ -8,13 +8,29 @@ from typing import cast
 from quart import Quart, request
 from quart_cors import cors  # pyright: ignore[reportUnknownVariableType]  # its patterns are typed in part only
 
-from chorus_http.asgi import AsgiApp
+from chorus_http.asgi import AsgiApp, Scope
 from chorus_http.calls import Caller
+from chorus_http.embedder import Embedder
 from chorus_http.errors import install_error_handlers
 from chorus_http.exchange import ExchangeMiddleware, current_exchange
+from chorus_http.gate import Gate
+from chorus_http.kept_responses import KeptResponses
 from chorus_http.metrics import HttpMetrics
+from chorus_http.model_control import ModelControl
+from chorus_http.routes.anthropic import anthropic_routes
+from chorus_http.routes.backends import backend_routes
+from chorus_http.routes.documentation import documentation_routes
+from chorus_http.routes.embeddings import embeddings_routes
+from chorus_http.routes.execute import execute_routes
+from chorus_http.routes.llama_router import llama_router_routes
+from chorus_http.routes.model import model_routes
+from chorus_http.routes.ollama import ollama_routes
+from chorus_http.routes.ollama_embed import ollama_embed_routes
+from chorus_http.routes.ollama_models import ollama_model_routes
 from chorus_http.routes.openai import openai_routes
 from chorus_http.routes.query import query_routes
+from chorus_http.routes.queue import queue_routes
+from chorus_http.routes.responses import responses_routes
 from chorus_http.routes.status import status_routes
 from chorus_http.settings import HttpSettings
 from chorus_http.state import StateReader
@@ -31,20 +47,41 @@ def create_app(cluster: Cluster, settings: HttpSettings, clock: Clock) -> Quart:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # its redirects would be HTML
 
+    gate = Gate(cluster, settings, clock)
     metrics = HttpMetrics()
     states = StateReader(cluster, within_s=settings.metadata_within_s)
-    app.register_blueprint(openai_routes(Caller(cluster, settings, metrics), states, clock))
+    caller = Caller(cluster, settings, metrics)
+    control = ModelControl(
+        cluster, states, answer_within_s=settings.metadata_within_s, load_within_s=settings.request_within_s
+    )
+    app.register_blueprint(openai_routes(caller, states, clock))
+    kept = KeptResponses(cluster)
+    app.after_serving(kept.aclose)
+    app.register_blueprint(responses_routes(caller, kept, settings, metrics, clock))
+    app.register_blueprint(anthropic_routes(caller))
+    embedder = Embedder(cluster, states, settings)
+    app.register_blueprint(embeddings_routes(embedder))
+    app.register_blueprint(ollama_embed_routes(embedder, control))
+    app.register_blueprint(ollama_routes(caller, control, states, clock))
+    app.register_blueprint(ollama_model_routes(cluster, control, settings, metrics))
+    app.register_blueprint(model_routes(cluster, control, states, settings, metrics))
+    app.register_blueprint(llama_router_routes(cluster, control, states, settings, metrics, clock))
+    app.register_blueprint(execute_routes(cluster, states, settings, metrics))
+    app.register_blueprint(backend_routes(cluster, answer_within_s=settings.metadata_within_s))
+    app.register_blueprint(queue_routes(cluster, settings))
     app.register_blueprint(query_routes(cluster, settings, metrics))
     app.register_blueprint(status_routes(cluster, states, metrics))
+    app.register_blueprint(documentation_routes())
     install_error_handlers(app)
 
     async def begin() -> None:
         exchange = current_exchange()
-        if request.url_rule is not None:
-            exchange.route = request.url_rule.rule
+        rule = None if request.url_rule is None else request.url_rule.rule
+        exchange.route = rule or exchange.route
         # Quart leaves this task running when the server cancels the one around it, at the end of the drain time.
         if (task := asyncio.current_task()) is not None:
             exchange.closing.callback(task.cancel)
+        await gate.enter(exchange, cast("Scope", request.scope), rule)
 
     app.before_request(begin)
     if settings.cors_origins:

@@ -1,14 +1,14 @@
-"""The one place where a refusal or failure becomes HTTP, in the shape that OpenAI's clients parse."""
+"""The one place where a refusal or failure becomes HTTP, in the shape that the path's clients parse."""
 
 from __future__ import annotations
 
 import logging
 import math
 
-import msgspec
 from quart import Quart, Response
 from werkzeug.exceptions import HTTPException
 
+from chorus_http.apis import Api, error_object
 from chorus_http.exchange import Exchange, current_exchange
 from chorus_proto.errors import (
     BodyTooLarge,
@@ -19,6 +19,7 @@ from chorus_proto.errors import (
     MethodNotAllowed,
     NotFound,
 )
+from chorus_proto.ids import RequestId
 
 log = logging.getLogger(__name__)
 
@@ -39,31 +40,9 @@ _WORTH_RETRYING = frozenset(
     }
 )
 
-_encode = msgspec.json.Encoder().encode
 
-
-def error_type(error: ClusterError) -> str:
-    """OpenAI's `error.type`: whose fault it is."""
-    return "server_error" if error.surface.http >= 500 else "invalid_request_error"
-
-
-def error_body(error: ClusterError) -> bytes:
-    return _encode(
-        {"error": {"message": error.message, "type": error_type(error), "param": error.param, "code": error.code}}
-    )
-
-
-def stream_error_event(error: ClusterError, exchange: Exchange, *, partial: bool) -> bytes:
-    """The event that ends a stream whose status is already sent; no `[DONE]` follows. `partial`: output was shown."""
-    body = {
-        "message": error.message,
-        "type": error_type(error),
-        "code": error.code,
-        "param": error.param,
-        "partial": partial,
-        "request_id": exchange.request_id,
-    }
-    return b"data: %b\n\n" % _encode({"error": body})
+def error_body(error: ClusterError, api: Api = Api.OPENAI, request_id: RequestId | None = None) -> bytes:
+    return error_object(error, api, request_id, partial=None)
 
 
 def error_headers(error: ClusterError) -> dict[str, str]:
@@ -77,7 +56,10 @@ def error_headers(error: ClusterError) -> dict[str, str]:
 
 
 def error_response(error: ClusterError) -> Response:
-    response = Response(error_body(error), status=error.surface.http, content_type="application/json")
+    exchange = current_exchange()
+    response = Response(
+        error_body(error, exchange.api, exchange.request_id), status=error.surface.http, content_type="application/json"
+    )
     response.headers.update(error_headers(error))
     return response
 

@@ -14,10 +14,12 @@ from typing import cast
 
 from quart import request
 
+from chorus_http.apis import Api, api_of
 from chorus_http.asgi import AsgiApp, Message, Receive, Scope, Send
 from chorus_http.metrics import HttpMetrics
 from chorus_proto.clock import Clock
 from chorus_proto.ids import RequestId, new_request_id
+from chorus_proto.keys import ApiKey
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +44,22 @@ class Exchange:
     request_id: RequestId
     started_s: float
     abort: Callable[[], None] = _nothing
+    api: Api = Api.OPENAI
+    """Whose callers use the path: their client must understand the refusal."""
     route: str = "other"
+    key: ApiKey | None = None
+    """The key that was shown; None where none is needed."""
+    user: str = ""
+    """On whose behalf; see `Call.user`."""
     status: int = 0
     sent_bytes: int = 0
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
     """Closed when the exchange ends, however it ends: what works for this caller registers its close here."""
+
+    @property
+    def key_id(self) -> str:
+        """Empty where no key was shown."""
+        return "" if self.key is None else self.key.key_id
 
 
 def current_exchange() -> Exchange:
@@ -71,6 +84,7 @@ class ExchangeMiddleware:
             request_id=new_request_id(),
             started_s=self._clock.monotonic_s(),
             abort=cast("Callable[[], None]", scope.get(ABORT_KEY, _nothing)),
+            api=api_of(cast("str", scope["path"])),
         )
         scope[_SCOPE_KEY] = exchange
 
@@ -89,6 +103,8 @@ class ExchangeMiddleware:
                 exchange.status = cast("int", message["status"])
                 headers = cast("list[tuple[bytes, bytes]]", message["headers"])
                 headers.append((b"x-request-id", exchange.request_id.encode()))
+                if exchange.api is Api.ANTHROPIC:
+                    headers.append((b"request-id", exchange.request_id.encode()))
                 headers.append((b"x-content-type-options", b"nosniff"))
             else:
                 exchange.sent_bytes += len(cast("bytes", message.get("body", b"")))

@@ -16,6 +16,7 @@ from typing import TypeVar
 from grpc import aio
 
 from chorus_proto import coordinator_pb2, coordinator_pb2_grpc
+from chorus_proto.backends import Backend, NewBackend
 from chorus_proto.channel import DIALER_OPTIONS, ERROR_CODE_KEY, GENERATION_LIMIT_BYTES
 from chorus_proto.cluster import (
     Ask,
@@ -25,18 +26,57 @@ from chorus_proto.cluster import (
     MemberAnswer,
 )
 from chorus_proto.convert import of_failure
+from chorus_proto.convert_backends import new_backend_message, of_backend
 from chorus_proto.convert_calls import ask_message, of_ask_frame, of_call_frame, submit_message
-from chorus_proto.convert_state import of_reassignment, of_state
-from chorus_proto.errors import BodyTooLarge, CoordinatorUnavailable, QueueFull, error_of
+from chorus_proto.convert_keys import new_key_message, of_key
+from chorus_proto.convert_queue import of_explanation, of_queue
+from chorus_proto.convert_state import of_model_order, of_reassignment, of_state, of_woken
+from chorus_proto.convert_transfers import of_transfer, of_transfers
+from chorus_proto.errors import BodyTooLarge, ClusterError, CoordinatorUnavailable, QueueFull, error_of
+from chorus_proto.explained import Explanation
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Mailbox, Outbox, Receipts, StreamClosed
-from chorus_proto.values import ClusterState, Reassignment
+from chorus_proto.ids import ModelName
+from chorus_proto.keys import ApiKey, KeyClaim, MadeKey, NewKey
+from chorus_proto.queue_state import QueueState
+from chorus_proto.transfers import Transfer
+from chorus_proto.values import ClusterState, ModelOrder, Reassignment, Woken
 
 log = logging.getLogger(__name__)
 
 WINDOW_BYTES = 256 * 1024
+_BACKEND_WITHIN_S = 60.0
+"""A name may be slow to resolve, and a backend may have something to finish."""
 
+Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 Replies = Mailbox[coordinator_pb2.ReplyFrame]
+
+
+def _no_key() -> str:
+    return ""
+
+
+class _ShowKey(aio.UnaryUnaryClientInterceptor):
+    """Adds the key to every call but the stream, whose messages an interceptor would make dear."""
+
+    def __init__(self, key: Callable[[], str]) -> None:
+        self._key = key
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[aio.ClientCallDetails, Request], Awaitable[aio.UnaryUnaryCall[Request, Reply]]],
+        client_call_details: aio.ClientCallDetails,
+        request: Request,
+    ) -> aio.UnaryUnaryCall[Request, Reply]:
+        told = client_call_details
+        details = aio.ClientCallDetails(
+            told.method, told.timeout, _metadata(self._key()), told.credentials, told.wait_for_ready
+        )
+        return await continuation(details, request)
+
+
+def _metadata(key: str) -> aio.Metadata:
+    return aio.Metadata(("authorization", f"Bearer {key}")) if key else aio.Metadata()
 
 
 def _no_answers(_key: int, _payload: bytes, _tokens: int) -> coordinator_pb2.CallerFrame:
@@ -51,10 +91,11 @@ class _Stream:
         stub: coordinator_pb2_grpc.CoordinatorServiceAsyncStub,
         address: str,
         on_end: Callable[[_Stream], None],
+        key: str,
     ) -> None:
         self._address = address
         self.outbox: Outbox[coordinator_pb2.CallerFrame] = Outbox(_no_answers)
-        self._call = stub.Calls(self._batches())
+        self._call = stub.Calls(self._batches(), metadata=_metadata(key))
         self._on_end = on_end
         self._replies: dict[int, Replies] = {}
         self._reading = asyncio.create_task(self._read(), name="cluster:read")
@@ -85,7 +126,9 @@ class _Stream:
             yield coordinator_pb2.CallerBatch(frames=frames)
 
     async def _read(self) -> None:
-        reason = f"the coordinator at {self._address} closed the connection"
+        reason: ClusterError = CoordinatorUnavailable(
+            f"the coordinator at {self._address} closed the connection", retry_after_s=2
+        )
         try:
             async for batch in self._call:
                 for frame in batch.frames:
@@ -94,11 +137,11 @@ class _Stream:
                         replies.put(frame)
         except aio.AioRpcError as error:
             log.info("the stream to the coordinator broke: %s", error.details())
-            reason = f"the coordinator at {self._address} cannot be reached; is it running?"
+            reason = _of_rpc_error(error, self._address)
         finally:
             self.outbox.close()
             for replies in self._replies.values():
-                replies.fail(CoordinatorUnavailable(reason, retry_after_s=2))
+                replies.fail(reason)
             self._replies.clear()
             self._on_end(self)
 
@@ -111,18 +154,23 @@ class _Stream:
 class GrpcCluster:
     """`Cluster` over the network. Use inside one event loop; `aclose` at the end."""
 
-    def __init__(self, address: str, *, within_s: float) -> None:
-        """`address` is HOST:PORT of the coordinator; `within_s` limits its unary answers."""
+    def __init__(self, address: str, *, within_s: float, key: Callable[[], str] = _no_key) -> None:
+        """`address` is HOST:PORT of the coordinator; `within_s` limits its unary answers.
+
+        `key` gives the API key to show, or nothing; it is asked for each call, since a coordinator may come back with
+        another key for this PC.
+        """
         self._address = address
         self._within_s = within_s
-        self._channel = aio.insecure_channel(address, options=DIALER_OPTIONS)
+        self._key = key
+        self._channel = aio.insecure_channel(address, options=DIALER_OPTIONS, interceptors=(_ShowKey(key),))
         self._stub = coordinator_pb2_grpc.CoordinatorServiceStub(self._channel)
         self._stream: _Stream | None = None
         self._call_ids = count(1)
 
     def _connected(self) -> _Stream:
         if self._stream is None:
-            self._stream = _Stream(self._stub, self._address, self._stream_ended)
+            self._stream = _Stream(self._stub, self._address, self._stream_ended, self._key())
         return self._stream
 
     def _stream_ended(self, stream: _Stream) -> None:
@@ -197,6 +245,18 @@ class GrpcCluster:
         request = coordinator_pb2.GetStateRequest()
         return of_state(await self._unary(self._stub.GetState(request, timeout=self._within_s)))
 
+    async def queue_state(self) -> QueueState:
+        """See `Cluster.queue_state`."""
+        request = coordinator_pb2.GetQueueRequest()
+        return of_queue(await self._unary(self._stub.GetQueue(request, timeout=self._within_s)))
+
+    async def explain(self, call: Call) -> Explanation:
+        """See `Cluster.explain`."""
+        if len(call.generation) > GENERATION_LIMIT_BYTES:
+            raise BodyTooLarge(f"the request is over {GENERATION_LIMIT_BYTES // 1024} KiB of text; shorten it")
+        request = submit_message(call, WINDOW_BYTES)
+        return of_explanation(await self._unary(self._stub.Explain(request, timeout=self._within_s)))
+
     async def reassign(self) -> Reassignment:
         """See `Cluster.reassign`."""
         request = coordinator_pb2.ReassignRequest()
@@ -207,19 +267,104 @@ class GrpcCluster:
         request = coordinator_pb2.GetMetricsRequest()
         return (await self._unary(self._stub.GetMetrics(request, timeout=self._within_s))).text
 
+    async def load_model(self, model: str, *, node: str | None = None, keep_alive_s: float | None = None) -> ModelOrder:
+        """See `Cluster.load_model`."""
+        request = coordinator_pb2.LoadModelRequest(model=model, node=node or "", keep_alive_s=keep_alive_s)
+        return of_model_order(await self._unary(self._stub.LoadModel(request, timeout=self._within_s)))
+
+    async def unload_model(self, model: str, *, node: str | None = None) -> ModelOrder:
+        """See `Cluster.unload_model`."""
+        request = coordinator_pb2.UnloadModelRequest(model=model, node=node or "")
+        return of_model_order(await self._unary(self._stub.UnloadModel(request, timeout=self._within_s)))
+
+    async def delete_model(self, model: str) -> ModelOrder:
+        """See `Cluster.delete_model`."""
+        request = coordinator_pb2.DeleteModelRequest(model=model)
+        return of_model_order(await self._unary(self._stub.DeleteModel(request, timeout=self._within_s)))
+
+    async def alias_model(self, name: str, model: str) -> ModelName:
+        """See `Cluster.alias_model`."""
+        request = coordinator_pb2.AliasModelRequest(name=name, model=model)
+        return ModelName((await self._unary(self._stub.AliasModel(request, timeout=self._within_s))).model)
+
+    async def wake(self, node: str) -> Woken:
+        """See `Cluster.wake`."""
+        request = coordinator_pb2.WakeRequest(node=node)
+        return of_woken(await self._unary(self._stub.Wake(request, timeout=self._within_s)))
+
+    async def pull_model(self, source: str, *, node: str = "", sha256: str = "") -> Transfer:
+        """See `Cluster.pull_model`."""
+        request = coordinator_pb2.PullModelRequest(source=source, node=node, sha256=sha256)
+        return of_transfer(await self._unary(self._stub.PullModel(request, timeout=self._within_s)))
+
+    async def copy_model(self, model: str, *, to: str) -> Transfer:
+        """See `Cluster.copy_model`."""
+        request = coordinator_pb2.CopyModelRequest(model=model, node=to)
+        return of_transfer(await self._unary(self._stub.CopyModel(request, timeout=self._within_s)))
+
+    async def transfers(self) -> tuple[Transfer, ...]:
+        """See `Cluster.transfers`."""
+        request = coordinator_pb2.ListTransfersRequest()
+        return of_transfers(await self._unary(self._stub.ListTransfers(request, timeout=self._within_s)))
+
+    async def cancel_transfer(self, transfer_id: str) -> Transfer:
+        """See `Cluster.cancel_transfer`."""
+        request = coordinator_pb2.CancelTransferRequest(transfer_id=transfer_id)
+        return of_transfer(await self._unary(self._stub.CancelTransfer(request, timeout=self._within_s)))
+
+    async def create_key(self, wish: NewKey) -> MadeKey:
+        """See `Cluster.create_key`."""
+        made = await self._unary(self._stub.CreateKey(new_key_message(wish), timeout=self._within_s))
+        return MadeKey(key=of_key(made.key), text=made.text)
+
+    async def list_keys(self) -> tuple[ApiKey, ...]:
+        """See `Cluster.list_keys`."""
+        request = coordinator_pb2.ListKeysRequest()
+        found = await self._unary(self._stub.ListKeys(request, timeout=self._within_s))
+        return tuple(of_key(key) for key in found.keys)
+
+    async def revoke_key(self, key: str) -> ApiKey:
+        """See `Cluster.revoke_key`."""
+        request = coordinator_pb2.RevokeKeyRequest(key=key)
+        return of_key(await self._unary(self._stub.RevokeKey(request, timeout=self._within_s)))
+
+    async def register_backend(self, wish: NewBackend) -> Backend:
+        """See `Cluster.register_backend`."""
+        request = new_backend_message(wish)
+        return of_backend(await self._unary(self._stub.RegisterBackend(request, timeout=_BACKEND_WITHIN_S)))
+
+    async def unregister_backend(self, name: str) -> Backend:
+        """See `Cluster.unregister_backend`."""
+        request = coordinator_pb2.UnregisterBackendRequest(name=name)
+        return of_backend(await self._unary(self._stub.UnregisterBackend(request, timeout=_BACKEND_WITHIN_S)))
+
+    async def backends(self) -> tuple[Backend, ...]:
+        """See `Cluster.backends`."""
+        request = coordinator_pb2.ListBackendsRequest()
+        found = await self._unary(self._stub.ListBackends(request, timeout=self._within_s))
+        return tuple(of_backend(backend) for backend in found.backends)
+
+    async def check_key(self, claim: KeyClaim) -> ApiKey:
+        """See `Cluster.check_key`."""
+        request = coordinator_pb2.CheckKeyRequest(key_id=claim.key_id, digest=claim.digest)
+        return of_key(await self._unary(self._stub.CheckKey(request, timeout=self._within_s)))
+
     async def _unary(self, answer: Awaitable[Reply]) -> Reply:
         try:
             return await answer
         except aio.AioRpcError as error:
             log.debug("the coordinator at %s: %s", self._address, error.details())
-            code = dict(error.trailing_metadata()).get(ERROR_CODE_KEY)
-            if code is not None:
-                raise error_of(str(code), error.details() or "") from None
-            raise CoordinatorUnavailable(
-                f"the coordinator at {self._address} cannot be reached; is it running?", retry_after_s=2
-            ) from None
+            raise _of_rpc_error(error, self._address) from None
 
     async def aclose(self) -> None:
         if self._stream is not None:
             await self._stream.aclose()
         await self._channel.close()
+
+
+def _of_rpc_error(error: aio.AioRpcError, address: str) -> ClusterError:
+    """What the coordinator refused in its own words, or that it cannot be reached."""
+    code = dict(error.trailing_metadata()).get(ERROR_CODE_KEY)
+    if code is not None:
+        return error_of(str(code), error.details() or "")
+    return CoordinatorUnavailable(f"the coordinator at {address} cannot be reached; is it running?", retry_after_s=2)

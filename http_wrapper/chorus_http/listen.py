@@ -8,12 +8,16 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from typing import cast
 
 import uvicorn
 from quart import Quart
 
 from chorus_http.http_protocol import bounded
 from chorus_http.settings import HttpSettings
+
+OLLAMA_PORT = "CHORUS_OLLAMA_PORT"
+"""Key in the app's config: the port on which `GET /` answers as Ollama's does."""
 
 _BACKLOG = 1024
 _GRACE_S = 5.0
@@ -26,9 +30,10 @@ class CannotListen(Exception):  # not a ClusterError: no caller hears it, the pe
 class HttpServer:
     """A running server. `wait_stopped` returns only when it is over, and raises what ended it."""
 
-    def __init__(self, host: str, port: int, task: asyncio.Task[None]) -> None:
+    def __init__(self, host: str, port: int, ollama_port: int | None, task: asyncio.Task[None]) -> None:
         self.port = port
         self.url = f"http://{_shown_host(host)}:{port}"
+        self.ollama_url = None if ollama_port is None else f"http://{_shown_host(host)}:{ollama_port}"
         self._task = task
 
     async def wait_stopped(self) -> None:
@@ -53,43 +58,61 @@ class _Uvicorn(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(app: Quart, settings: HttpSettings) -> AsyncGenerator[HttpServer, None]:
-    """Serve `app` while the block runs. Leaving it takes no new connection and lets running requests finish within
-    `drain_within_s`; what is left then is cut off.
+    """Serve `app` on the one or two ports of the settings while the block runs.
+
+    Leaving it takes no new connection and lets running requests finish within `drain_within_s`; what is left then is
+    cut off.
 
     Raises CannotListen.
     """
-    listener = bind(settings.host, settings.http_port)
+    listeners = [bind(settings.host, settings.http_port)]
+    ollama_port = None
+    if settings.ollama_port is not None:
+        try:
+            listeners.append(bind(settings.host, settings.ollama_port, flag="--ollama-port"))
+        except CannotListen:
+            listeners[0].close()
+            raise
+        ollama_port = app.config[OLLAMA_PORT] = _port_of(listeners[1])
     server = _Uvicorn(
         uvicorn.Config(
             app,
             http=bounded(settings),
             ws="none",
-            lifespan="off",
+            lifespan="off",  # the app's end comes below, where its errors are heard
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # whoever is on this PC could otherwise claim any address
             timeout_keep_alive=round(settings.keep_alive_s),
             timeout_graceful_shutdown=max(1, round(settings.drain_within_s)),
             backlog=_BACKLOG,
         )
     )
-    task = asyncio.create_task(server.serve(sockets=[listener]), name="http-server")
+    await app.startup()
+    task = asyncio.create_task(server.serve(sockets=listeners), name="http-server")
     started = asyncio.create_task(server.ready.wait(), name="http-server-ready")
     try:
         await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
-        yield HttpServer(settings.host, listener.getsockname()[1], task)
+        yield HttpServer(settings.host, _port_of(listeners[0]), ollama_port, task)
     finally:
         started.cancel()
         server.should_exit = True
         await asyncio.wait({task}, timeout=settings.drain_within_s + _GRACE_S)
         task.cancel()
-        listener.close()
+        await app.shutdown()
+        for listener in listeners:
+            listener.close()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening address, or CannotListen with the fix in words. Port 0 takes any free one."""
+def _port_of(listener: socket.socket) -> int:
+    return cast("int", listener.getsockname()[1])
+
+
+def bind(host: str, port: int, *, flag: str = "--http-port") -> socket.socket:
+    """A listening address, or CannotListen with the fix in words. Port 0 takes any free one; `flag` sets it."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -108,17 +131,17 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise CannotListen(f"cannot listen on {_shown_host(host)}:{port}: {_fix(error)}") from None
+        raise CannotListen(f"cannot listen on {_shown_host(host)}:{port}: {_fix(error, flag)}") from None
     return listener
 
 
-def _fix(error: OSError) -> str:
+def _fix(error: OSError, flag: str) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return "the port is in use; stop the program that holds it, or choose another with --http-port"
+            return f"the port is in use; stop the program that holds it, or choose another with {flag}"
         case errno.EACCES:
             # Windows says so too when another program holds the port for itself.
-            return "the port is in use or not open to this user; choose another above 1023 with --http-port"
+            return f"the port is in use or not open to this user; choose another above 1023 with {flag}"
         case errno.EADDRNOTAVAIL:
             return "this PC has no such address; set --host to one that it has, or to 127.0.0.1"
         case _:

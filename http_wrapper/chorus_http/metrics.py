@@ -6,6 +6,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 _DURATIONS_S = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
+PINGS_PER_S = 500
+"""Thousands of streams may wait in the queue, and each ping costs as much as a token."""
+
 
 class HttpMetrics:
     """Labels are route patterns and statuses only: never anything that a caller can choose."""
@@ -23,10 +26,23 @@ class HttpMetrics:
             registry=self.registry,
         )
         self._sent = Counter("chorus_http_sent_bytes", "Bytes of response bodies.", registry=self.registry)
-        self.streams_open = Gauge("chorus_http_streams_open", "Streams being sent now.", registry=self.registry)
+        self._open = 0
+        self._streams_open = Gauge("chorus_http_streams_open", "Streams being sent now.", registry=self.registry)
         self.coordinator_up = Gauge(
             "chorus_http_coordinator_up", "1 when the coordinator answered this scrape.", registry=self.registry
         )
+
+    def stream_opened(self) -> None:
+        self._open += 1
+        self._streams_open.set(self._open)
+
+    def stream_closed(self) -> None:
+        self._open -= 1
+        self._streams_open.set(self._open)
+
+    def ping_every_s(self, wished_s: float) -> float:
+        """How often each silent stream says so, that all together do it `PINGS_PER_S` times a second at most."""
+        return max(wished_s, self._open / PINGS_PER_S)
 
     def finished(self, route: str, status: int, seconds: float, sent_bytes: int) -> None:
         self._requests.labels(route, str(status)).inc()

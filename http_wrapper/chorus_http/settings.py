@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from chorus_proto.settings import rising, setting
+from chorus_proto.exposure import REQUIRE_KEYS
+from chorus_proto.settings import SettingsError, rising, setting
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*,]+")
+"""Each by itself: with `*` every page that a person visits could use this server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,8 +19,21 @@ class HttpSettings:
 
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for every PC on the LAN")
     http_port: int = setting(5001, "port for HTTP callers; 0 picks a free one", minimum=0, maximum=65535)
+    ollama_port: int | None = setting(
+        None,
+        "a second port for programs that look for Ollama, e.g. 11434; 0 picks a free one",
+        minimum=0,
+        maximum=65535,
+    )
     state_dir: Path = setting(Path("~/.chorus"), "folder of everything that survives a restart")
     insecure: bool = setting(False, "listen beyond this PC although nothing is encrypted and no key is asked for")
+    require_keys: bool | None = setting(None, REQUIRE_KEYS)
+    allowed_hosts: tuple[str, ...] = setting((), "further names that callers may know this server by")
+    key_requests_per_minute: int = setting(60, "requests a minute of one key's user; 0: no limit", minimum=0)
+    key_parallel: int = setting(8, "requests at once of one key's user; 0: no limit", minimum=0)
+    address_requests_per_minute: int = setting(
+        600, "requests a minute of one address beyond this PC that shows no key; 0: no limit", minimum=0
+    )
     body_limit_bytes: int = setting(10 * 1024 * 1024, "largest request body", minimum=1024)
     body_within_s: float = setting(30.0, "a body that takes longer to arrive is refused", minimum=0.1)
     head_limit_bytes: int = setting(16 * 1024, "request line and headers together", minimum=1024)
@@ -37,3 +55,8 @@ class HttpSettings:
     def check(self) -> None:
         """Raises SettingsError for two settings that contradict each other."""
         rising(self, "stream_open_after_s", "request_within_s")
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise SettingsError(
+                    f"cors_origins: {origin!r} is no origin; name each one in full, as https://chat.example.org"
+                )

@@ -1,4 +1,4 @@
-"""Streams events of the cluster to a caller as server-sent events (WHATWG HTML 9.2).
+"""Streams events of the cluster to a caller.
 
 A pump takes from the cluster while the response sends: what came while a write was in flight goes out joined, in one
 write, with no timer in between. The buffer between them is bounded, so a slow reader slows its own node down, and one
@@ -16,8 +16,9 @@ from typing import Generic, TypeVar
 
 from quart import Response
 
-from chorus_http.errors import stream_error_event, unexpected
+from chorus_http.errors import unexpected
 from chorus_http.exchange import Exchange
+from chorus_http.framing import OPENAI_EVENTS, Framing
 from chorus_http.metrics import HttpMetrics
 from chorus_http.settings import HttpSettings
 from chorus_proto.errors import ClusterError, DeadlineExceeded, InternalError, SlowConsumer
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 E = TypeVar("E")
 
-PING = b": ping\n\n"
 GRACE_S = 5.0
 """The coordinator ends a request at its deadline; this much later the wrapper stops waiting for that."""
 
@@ -39,13 +39,23 @@ class Source(Generic[E]):
     render: Callable[[E], bytes]
     last: type[E]
     within_s: float
+    silence: Callable[[], bytes | None] | None = None
+    """What to send when nothing came for a while, instead of the framing's ping."""
 
 
 class EventStream(Generic[E]):
     """One response body. Owned by the exchange: whatever ends it closes the cluster's generator at once."""
 
-    def __init__(self, source: Source[E], exchange: Exchange, settings: HttpSettings, metrics: HttpMetrics) -> None:
+    def __init__(
+        self,
+        source: Source[E],
+        exchange: Exchange,
+        settings: HttpSettings,
+        metrics: HttpMetrics,
+        framing: Framing = OPENAI_EVENTS,
+    ) -> None:
         self._source = source
+        self._framing = framing
         self._exchange = exchange
         self._settings = settings
         self._metrics = metrics
@@ -64,7 +74,7 @@ class EventStream(Generic[E]):
 
         Raises the ClusterError of a failure before any output, while it can still have a status of its own.
         """
-        self._metrics.streams_open.inc()
+        self._metrics.stream_opened()
         self._exchange.closing.push_async_callback(self._close)
         self._pumping = asyncio.create_task(self._pump(), name=f"stream:{self._exchange.request_id}")
         with suppress(TimeoutError):
@@ -78,10 +88,11 @@ class EventStream(Generic[E]):
         while True:
             if not self._ready.is_set():
                 try:
-                    async with asyncio.timeout(self._settings.ping_every_s):
+                    async with asyncio.timeout(self._metrics.ping_every_s(self._settings.ping_every_s)):
                         await self._ready.wait()
                 except TimeoutError:
-                    yield PING
+                    silence = self._source.silence
+                    yield (silence() if silence is not None else None) or self._framing.ping
                     continue
             self._ready.clear()
             if self._chunks:
@@ -96,7 +107,7 @@ class EventStream(Generic[E]):
             if self._ended:
                 self._ready.set()
         if self._error is not None:
-            yield stream_error_event(self._error, self._exchange, partial=self._shown)
+            yield self._framing.failure(self._error, self._exchange, partial=self._shown)
 
     async def _pump(self) -> None:
         try:
@@ -140,7 +151,7 @@ class EventStream(Generic[E]):
             raise SlowConsumer(f"The caller read nothing for {self._settings.stall_within_s:g} s.") from None
 
     async def _close(self) -> None:
-        self._metrics.streams_open.dec()
+        self._metrics.stream_closed()
         if self._pumping is not None:
             self._pumping.cancel()
             await asyncio.wait([self._pumping])
@@ -148,8 +159,10 @@ class EventStream(Generic[E]):
             self._cut_off.cancel()
 
 
-def event_stream_response(body: AsyncGenerator[bytes, None], headers: dict[str, str]) -> Response:
-    response = Response(body, content_type="text/event-stream; charset=utf-8")
+def event_stream_response(
+    body: AsyncGenerator[bytes, None], headers: dict[str, str], framing: Framing = OPENAI_EVENTS
+) -> Response:
+    response = Response(body, content_type=framing.content_type)
     response.headers.update(headers)
     response.headers["cache-control"] = "no-cache"
     response.headers["x-accel-buffering"] = "no"  # nginx would hold tokens back

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 
+from chorus_proto.catalogue import normalised
 from chorus_proto.cluster import Cluster
 from chorus_proto.errors import CoordinatorUnavailable, ModelNotFound
 from chorus_proto.ids import ModelName, NodeId
@@ -40,6 +41,9 @@ def find_model(state: ClusterState, name: str) -> ModelSummary:
     """Raises ModelNotFound with the closest names."""
     for model in state.models:
         if model.name == name:
+            return model
+    for model in state.models:
+        if normalised(model.name) == normalised(name):
             return model
     raise ModelNotFound(_no_such_model(name, [model.name for model in state.models]), param="model")
 

@@ -53,6 +53,12 @@ class _DialectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dialect.Value
     """raw UTF-8 text of the answer"""
     DIALECT_OPENAI_CHAT: _Dialect.ValueType  # 2
     DIALECT_OPENAI_COMPLETION: _Dialect.ValueType  # 3
+    DIALECT_OLLAMA_CHAT: _Dialect.ValueType  # 4
+    DIALECT_OLLAMA_GENERATE: _Dialect.ValueType  # 5
+    DIALECT_ANTHROPIC: _Dialect.ValueType  # 6
+    DIALECT_OPENAI_RESPONSES: _Dialect.ValueType  # 7
+    DIALECT_EMBEDDINGS: _Dialect.ValueType  # 8
+    """one JSON value a line for each input, in their order"""
 
 class Dialect(_Dialect, metaclass=_DialectEnumTypeWrapper):
     """How the agent writes the answer down. An agent that does not know a dialect fails the execution with `unsupported`."""
@@ -62,6 +68,12 @@ DIALECT_TEXT: Dialect.ValueType  # 1
 """raw UTF-8 text of the answer"""
 DIALECT_OPENAI_CHAT: Dialect.ValueType  # 2
 DIALECT_OPENAI_COMPLETION: Dialect.ValueType  # 3
+DIALECT_OLLAMA_CHAT: Dialect.ValueType  # 4
+DIALECT_OLLAMA_GENERATE: Dialect.ValueType  # 5
+DIALECT_ANTHROPIC: Dialect.ValueType  # 6
+DIALECT_OPENAI_RESPONSES: Dialect.ValueType  # 7
+DIALECT_EMBEDDINGS: Dialect.ValueType  # 8
+"""one JSON value a line for each input, in their order"""
 Global___Dialect: _TypeAlias = Dialect  # noqa: Y015
 
 @_typing.final
@@ -303,6 +315,10 @@ class ModelFile(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     OWNERS_FIELD_NUMBER: _builtins.int
+    THINKING_FIELD_NUMBER: _builtins.int
+    THINKING_OPTIONAL_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    FETCHED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """the name callers use"""
     digest: _builtins.str
@@ -314,6 +330,14 @@ class ModelFile(_message.Message):
     """an embedding model, never chosen for chat"""
     owners: _builtins.bool
     """the PC's owner starts and stops it; placement never chooses it"""
+    thinking: _builtins.str
+    """ThinkingStyle, or "" when nobody looked"""
+    thinking_optional: _builtins.bool
+    """its chat template can be told not to let it think"""
+    tools: _builtins.bool
+    """its chat template knows tools"""
+    fetched: _builtins.bool
+    """came over the network: RemoveModel may delete it"""
     @_builtins.property
     def shape(self) -> Global___ModelShape:
         """absent when the engine does not tell"""
@@ -328,10 +352,14 @@ class ModelFile(_message.Message):
         shape: Global___ModelShape | None = ...,
         embedding: _builtins.bool = ...,
         owners: _builtins.bool = ...,
+        thinking: _builtins.str = ...,
+        thinking_optional: _builtins.bool = ...,
+        tools: _builtins.bool = ...,
+        fetched: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "embedding", b"embedding", "engine", b"engine", "file_bytes", b"file_bytes", "name", b"name", "owners", b"owners", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "embedding", b"embedding", "engine", b"engine", "fetched", b"fetched", "file_bytes", b"file_bytes", "name", b"name", "owners", b"owners", "shape", b"shape", "thinking", b"thinking", "thinking_optional", b"thinking_optional", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

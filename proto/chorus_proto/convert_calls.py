@@ -13,6 +13,7 @@ from chorus_proto.cluster import (
     CallFinished,
     CallOutput,
     CallStarted,
+    CallWaiting,
     MemberAnswer,
     MemberDelta,
     MemberStarted,
@@ -20,7 +21,6 @@ from chorus_proto.cluster import (
 from chorus_proto.convert import (
     dialect_number,
     failure_message,
-    known_or,
     of_dialect,
     of_failure,
     of_timings,
@@ -28,9 +28,11 @@ from chorus_proto.convert import (
     timings_message,
     usage_message,
 )
+from chorus_proto.convert_pc import known_or
+from chorus_proto.convert_queue import of_standing
 from chorus_proto.errors import InvalidRequest, Unsupported
 from chorus_proto.ids import ModelName, NodeId, RequestId
-from chorus_proto.values import AggregateStrategy, RoutingStrategy
+from chorus_proto.values import AggregateStrategy, Priority, RoutingStrategy
 
 
 def _milliseconds(seconds: float) -> int:
@@ -53,6 +55,11 @@ def submit_message(call: Call, window_bytes: int) -> coordinator_pb2.Submit:
         strategy=call.strategy or "",
         max_tokens=call.max_tokens,
         window_bytes=window_bytes,
+        user=call.user,
+        key_id=call.key_id,
+        digest=call.digest,
+        priority=call.priority,
+        standing_every_ms=None if call.standing_every_s is None else _milliseconds(call.standing_every_s),
     )
 
 
@@ -74,6 +81,11 @@ def of_submit(message: coordinator_pb2.Submit) -> Call:
         node=message.node or None,
         strategy=_strategy(message.strategy) if message.strategy else None,
         max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
+        user=message.user,
+        key_id=message.key_id,
+        digest=message.digest if message.HasField("digest") else None,
+        priority=known_or(Priority, message.priority, Priority.INTERACTIVE),
+        standing_every_s=message.standing_every_ms / 1000 if message.HasField("standing_every_ms") else None,
     )
 
 
@@ -98,6 +110,9 @@ def ask_message(ask: Ask, window_bytes: int) -> coordinator_pb2.Ask:
         max_tokens=ask.max_tokens,
         quorum=ask.quorum or 0,
         window_bytes=window_bytes,
+        user=ask.user,
+        key_id=ask.key_id,
+        priority=ask.priority,
     )
 
 
@@ -119,6 +134,9 @@ def of_ask(message: coordinator_pb2.Ask) -> Ask:
         prompt_tokens_estimate=message.prompt_tokens_estimate,
         max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
         quorum=message.quorum or None,
+        user=message.user,
+        key_id=message.key_id,
+        priority=known_or(Priority, message.priority, Priority.INTERACTIVE),
     )
 
 
@@ -130,6 +148,8 @@ def started_message(event: CallStarted) -> coordinator_pb2.CallStarted:
         attempt=event.attempt,
         queued_s=event.queued_s,
         strategy=event.strategy,
+        model_digest=event.model_digest,
+        load_s=event.load_s,
     )
 
 
@@ -147,6 +167,8 @@ def of_call_frame(frame: coordinator_pb2.ReplyFrame) -> CallEvent | None:
     kind = frame.WhichOneof("kind")
     if kind == "output":
         return CallOutput(frame.output.payload, frame.output.tokens)
+    if kind == "waiting":
+        return CallWaiting(of_standing(frame.waiting))
     if kind == "started":
         started = frame.started
         return CallStarted(
@@ -156,6 +178,8 @@ def of_call_frame(frame: coordinator_pb2.ReplyFrame) -> CallEvent | None:
             attempt=started.attempt,
             queued_s=started.queued_s,
             strategy=known_or(RoutingStrategy, started.strategy, RoutingStrategy.EXPECTED_FINISH),
+            model_digest=started.model_digest,
+            load_s=started.load_s,
         )
     if kind == "finished":
         return CallFinished(

@@ -6,28 +6,37 @@ from collections.abc import Iterable, Iterator
 
 from chorus_proto import coordinator_pb2
 from chorus_proto.convert import (
+    courtesy_message,
+    of_courtesy,
+    of_replica,
+    of_replica_state,
+    replica_message,
+    replica_state_number,
+)
+from chorus_proto.convert_pc import (
     hardware_message,
     known_or,
     model_file_message,
     of_engines,
     of_hardware,
     of_model_files,
-    of_replica,
-    replica_message,
 )
 from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.values import (
     Assignment,
     ClusterState,
     Footprint,
+    ModelOrder,
     ModelSummary,
     Node,
     NodeState,
+    OrderedOn,
     Reassignment,
     Replica,
     RoutingStrategy,
     Score,
     Tier,
+    Woken,
 )
 
 
@@ -80,6 +89,8 @@ def node_message(node: Node) -> coordinator_pb2.Node:
             )
             for one in node.footprints
         ],
+        courtesy=courtesy_message(node.courtesy),
+        mac_addresses=list(node.mac_addresses),
     )
 
 
@@ -112,6 +123,8 @@ def of_node(message: coordinator_pb2.Node) -> Node:
         ram_available_bytes=message.ram_available_bytes if has("ram_available_bytes") else None,
         cpu_percent=message.cpu_percent if has("cpu_percent") else None,
         footprints=tuple(_of_footprints(message.footprints)),
+        courtesy=of_courtesy(message.courtesy),
+        mac_addresses=tuple(message.mac_addresses),
     )
 
 
@@ -158,6 +171,7 @@ def state_message(state: ClusterState) -> coordinator_pb2.ClusterState:
                 digest=model.digest,
                 context_tokens=model.context_tokens,
                 embedding=model.embedding,
+                alias_of=model.alias_of or "",
             )
             for model in state.models
         ],
@@ -188,6 +202,7 @@ def of_state(message: coordinator_pb2.ClusterState) -> ClusterState:
                 digest=model.digest,
                 context_tokens=model.context_tokens,
                 embedding=model.embedding,
+                alias_of=ModelName(model.alias_of) if model.alias_of else None,
             )
             for model in message.models
         ),
@@ -228,4 +243,40 @@ def of_reassignment(message: coordinator_pb2.ReassignReply) -> Reassignment:
             )
             for assignment in message.assignments
         )
+    )
+
+
+def woken_message(woken: Woken) -> coordinator_pb2.WakeReply:
+    return coordinator_pb2.WakeReply(
+        node_id=woken.node_id, node_name=woken.node_name, mac_addresses=list(woken.mac_addresses)
+    )
+
+
+def of_woken(message: coordinator_pb2.WakeReply) -> Woken:
+    return Woken(
+        node_id=NodeId(message.node_id),
+        node_name=message.node_name,
+        mac_addresses=tuple(message.mac_addresses),
+    )
+
+
+def model_order_message(order: ModelOrder) -> coordinator_pb2.ModelOrder:
+    return coordinator_pb2.ModelOrder(
+        model=order.model,
+        nodes=[
+            coordinator_pb2.OrderedOn(
+                node_id=one.node_id, node_name=one.node_name, state=replica_state_number(one.state)
+            )
+            for one in order.nodes
+        ],
+    )
+
+
+def of_model_order(message: coordinator_pb2.ModelOrder) -> ModelOrder:
+    return ModelOrder(
+        model=ModelName(message.model),
+        nodes=tuple(
+            OrderedOn(node_id=NodeId(one.node_id), node_name=one.node_name, state=of_replica_state(one.state))
+            for one in message.nodes
+        ),
     )

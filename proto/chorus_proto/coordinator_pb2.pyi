@@ -111,6 +111,7 @@ class ReplyFrame(_message.Message):
     MEMBER_DELTA_FIELD_NUMBER: _builtins.int
     MEMBER_ANSWER_FIELD_NUMBER: _builtins.int
     ASK_FINISHED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
     @_builtins.property
     def started(self) -> Global___CallStarted: ...
@@ -128,6 +129,10 @@ class ReplyFrame(_message.Message):
     def member_answer(self) -> Global___MemberAnswer: ...
     @_builtins.property
     def ask_finished(self) -> Global___AskFinished: ...
+    @_builtins.property
+    def waiting(self) -> Global___Standing:
+        """only where Submit.standing_every_ms asks for it"""
+
     def __init__(
         self,
         *,
@@ -140,12 +145,13 @@ class ReplyFrame(_message.Message):
         member_delta: Global___MemberDelta | None = ...,
         member_answer: Global___MemberAnswer | None = ...,
         ask_finished: Global___AskFinished | None = ...,
+        waiting: Global___Standing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ask_finished", b"ask_finished", "failed", b"failed", "finished", b"finished", "kind", b"kind", "member_answer", b"member_answer", "member_delta", b"member_delta", "member_started", b"member_started", "output", b"output", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ask_finished", b"ask_finished", "failed", b"failed", "finished", b"finished", "kind", b"kind", "member_answer", b"member_answer", "member_delta", b"member_delta", "member_started", b"member_started", "output", b"output", "started", b"started", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask_finished", b"ask_finished", "call_id", b"call_id", "failed", b"failed", "finished", b"finished", "kind", b"kind", "member_answer", b"member_answer", "member_delta", b"member_delta", "member_started", b"member_started", "output", b"output", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask_finished", b"ask_finished", "call_id", b"call_id", "failed", b"failed", "finished", b"finished", "kind", b"kind", "member_answer", b"member_answer", "member_delta", b"member_delta", "member_started", b"member_started", "output", b"output", "started", b"started", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "output", "finished", "failed", "member_started", "member_delta", "member_answer", "ask_finished"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "output", "finished", "failed", "member_started", "member_delta", "member_answer", "ask_finished", "waiting"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -168,6 +174,11 @@ class Submit(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     WINDOW_BYTES_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    STANDING_EVERY_MS_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     dialect: _common_pb2.Dialect.ValueType
@@ -187,6 +198,16 @@ class Submit(_message.Message):
     max_tokens: _builtins.int
     window_bytes: _builtins.int
     """payload bytes to send before the first CallCredit"""
+    user: _builtins.str
+    """who asks, for fair shares; "" when nobody is known"""
+    priority: _builtins.str
+    """Priority, or "" for interactive"""
+    standing_every_ms: _builtins.int
+    """tell the place in the queue this often while it waits"""
+    key_id: _builtins.str
+    """whose quota it counts towards, or "" """
+    digest: _builtins.str
+    """run only where the model's file has this digest"""
     def __init__(
         self,
         *,
@@ -203,19 +224,32 @@ class Submit(_message.Message):
         strategy: _builtins.str = ...,
         max_tokens: _builtins.int | None = ...,
         window_bytes: _builtins.int = ...,
+        user: _builtins.str = ...,
+        priority: _builtins.str = ...,
+        standing_every_ms: _builtins.int | None = ...,
+        key_id: _builtins.str = ...,
+        digest: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_queue_ms", b"_queue_ms", "max_tokens", b"max_tokens", "queue_ms", b"queue_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_digest", b"_digest", "_max_tokens", b"_max_tokens", "_queue_ms", b"_queue_ms", "_standing_every_ms", b"_standing_every_ms", "digest", b"digest", "max_tokens", b"max_tokens", "queue_ms", b"queue_ms", "standing_every_ms", b"standing_every_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_queue_ms", b"_queue_ms", "affinity", b"affinity", "dialect", b"dialect", "generation", b"generation", "max_tokens", b"max_tokens", "model", b"model", "node", b"node", "prompt_tokens_estimate", b"prompt_tokens_estimate", "queue_ms", b"queue_ms", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "strategy", b"strategy", "stream", b"stream", "window_bytes", b"window_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_digest", b"_digest", "_max_tokens", b"_max_tokens", "_queue_ms", b"_queue_ms", "_standing_every_ms", b"_standing_every_ms", "affinity", b"affinity", "dialect", b"dialect", "digest", b"digest", "generation", b"generation", "key_id", b"key_id", "max_tokens", b"max_tokens", "model", b"model", "node", b"node", "priority", b"priority", "prompt_tokens_estimate", b"prompt_tokens_estimate", "queue_ms", b"queue_ms", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "standing_every_ms", b"standing_every_ms", "strategy", b"strategy", "stream", b"stream", "user", b"user", "window_bytes", b"window_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__digest: _TypeAlias = _typing.Literal["digest"]  # noqa: Y015
+    _WhichOneofArgType__digest: _TypeAlias = _typing.Literal["_digest", b"_digest"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
     _WhichOneofReturnType__queue_ms: _TypeAlias = _typing.Literal["queue_ms"]  # noqa: Y015
     _WhichOneofArgType__queue_ms: _TypeAlias = _typing.Literal["_queue_ms", b"_queue_ms"]  # noqa: Y015
+    _WhichOneofReturnType__standing_every_ms: _TypeAlias = _typing.Literal["standing_every_ms"]  # noqa: Y015
+    _WhichOneofArgType__standing_every_ms: _TypeAlias = _typing.Literal["_standing_every_ms", b"_standing_every_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__digest) -> _WhichOneofReturnType__digest | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_ms) -> _WhichOneofReturnType__queue_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__standing_every_ms) -> _WhichOneofReturnType__standing_every_ms | None: ...
 
 Global___Submit: _TypeAlias = Submit  # noqa: Y015
 
@@ -264,12 +298,17 @@ class CallStarted(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     QUEUED_S_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    LOAD_S_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     node_name: _builtins.str
     model: _builtins.str
     attempt: _builtins.int
     queued_s: _builtins.float
     strategy: _builtins.str
+    model_digest: _builtins.str
+    load_s: _builtins.float
+    """of queued_s: while the model was being loaded"""
     def __init__(
         self,
         *,
@@ -279,10 +318,12 @@ class CallStarted(_message.Message):
         attempt: _builtins.int = ...,
         queued_s: _builtins.float = ...,
         strategy: _builtins.str = ...,
+        model_digest: _builtins.str = ...,
+        load_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "model", b"model", "node_id", b"node_id", "node_name", b"node_name", "queued_s", b"queued_s", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "load_s", b"load_s", "model", b"model", "model_digest", b"model_digest", "node_id", b"node_id", "node_name", b"node_name", "queued_s", b"queued_s", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -356,6 +397,9 @@ class Ask(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     QUORUM_FIELD_NUMBER: _builtins.int
     WINDOW_BYTES_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     generation: _builtins.bytes
     model: _builtins.str
@@ -368,6 +412,12 @@ class Ask(_message.Message):
     quorum: _builtins.int
     """answers that end the wait; 0: all"""
     window_bytes: _builtins.int
+    user: _builtins.str
+    """as in Submit"""
+    priority: _builtins.str
+    """as in Submit"""
+    key_id: _builtins.str
+    """as in Submit"""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """ids or names; empty: all"""
@@ -385,10 +435,13 @@ class Ask(_message.Message):
         max_tokens: _builtins.int | None = ...,
         quorum: _builtins.int = ...,
         window_bytes: _builtins.int = ...,
+        user: _builtins.str = ...,
+        priority: _builtins.str = ...,
+        key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "max_tokens", b"max_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "generation", b"generation", "max_tokens", b"max_tokens", "model", b"model", "nodes", b"nodes", "prompt_tokens_estimate", b"prompt_tokens_estimate", "quorum", b"quorum", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "strategy", b"strategy", "window_bytes", b"window_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "generation", b"generation", "key_id", b"key_id", "max_tokens", b"max_tokens", "model", b"model", "nodes", b"nodes", "priority", b"priority", "prompt_tokens_estimate", b"prompt_tokens_estimate", "quorum", b"quorum", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "strategy", b"strategy", "user", b"user", "window_bytes", b"window_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -638,6 +691,8 @@ class Node(_message.Message):
     RAM_AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
     CPU_PERCENT_FIELD_NUMBER: _builtins.int
     FOOTPRINTS_FIELD_NUMBER: _builtins.int
+    COURTESY_FIELD_NUMBER: _builtins.int
+    MAC_ADDRESSES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     name: _builtins.str
     address: _builtins.str
@@ -665,6 +720,12 @@ class Node(_message.Message):
     def engines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def footprints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Footprint]: ...
+    @_builtins.property
+    def courtesy(self) -> _node_pb2.Courtesy:
+        """absent: the PC is all ours"""
+
+    @_builtins.property
+    def mac_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -688,10 +749,12 @@ class Node(_message.Message):
         ram_available_bytes: _builtins.int | None = ...,
         cpu_percent: _builtins.float | None = ...,
         footprints: _abc.Iterable[Global___Footprint] | None = ...,
+        courtesy: _node_pb2.Courtesy | None = ...,
+        mac_addresses: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent", "_ram_available_bytes", b"_ram_available_bytes", "cpu_percent", b"cpu_percent", "hardware", b"hardware", "ram_available_bytes", b"ram_available_bytes", "score", b"score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent", "_ram_available_bytes", b"_ram_available_bytes", "courtesy", b"courtesy", "cpu_percent", b"cpu_percent", "hardware", b"hardware", "ram_available_bytes", b"ram_available_bytes", "score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent", "_ram_available_bytes", b"_ram_available_bytes", "address", b"address", "assigned_model", b"assigned_model", "assignment_reason", b"assignment_reason", "client_id", b"client_id", "cpu_percent", b"cpu_percent", "engines", b"engines", "footprints", b"footprints", "hardware", b"hardware", "heartbeat_age_s", b"heartbeat_age_s", "models", b"models", "name", b"name", "node_id", b"node_id", "ram_available_bytes", b"ram_available_bytes", "replicas", b"replicas", "running", b"running", "score", b"score", "state", b"state", "tokens_total", b"tokens_total", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent", "_ram_available_bytes", b"_ram_available_bytes", "address", b"address", "assigned_model", b"assigned_model", "assignment_reason", b"assignment_reason", "client_id", b"client_id", "courtesy", b"courtesy", "cpu_percent", b"cpu_percent", "engines", b"engines", "footprints", b"footprints", "hardware", b"hardware", "heartbeat_age_s", b"heartbeat_age_s", "mac_addresses", b"mac_addresses", "models", b"models", "name", b"name", "node_id", b"node_id", "ram_available_bytes", b"ram_available_bytes", "replicas", b"replicas", "running", b"running", "score", b"score", "state", b"state", "tokens_total", b"tokens_total", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cpu_percent: _TypeAlias = _typing.Literal["cpu_percent"]  # noqa: Y015
     _WhichOneofArgType__cpu_percent: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent"]  # noqa: Y015
@@ -783,6 +846,7 @@ class ModelSummary(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    ALIAS_OF_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     tier: _builtins.str
     file_bytes: _builtins.int
@@ -790,6 +854,8 @@ class ModelSummary(_message.Message):
     digest: _builtins.str
     context_tokens: _builtins.int
     embedding: _builtins.bool
+    alias_of: _builtins.str
+    """a further name of that model"""
     @_builtins.property
     def ready_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """node ids"""
@@ -808,10 +874,11 @@ class ModelSummary(_message.Message):
         digest: _builtins.str = ...,
         context_tokens: _builtins.int = ...,
         embedding: _builtins.bool = ...,
+        alias_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "digest", b"digest", "embedding", b"embedding", "file_bytes", b"file_bytes", "name", b"name", "on_disk_at", b"on_disk_at", "parameters", b"parameters", "ready_on", b"ready_on", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias_of", b"alias_of", "context_tokens", b"context_tokens", "digest", b"digest", "embedding", b"embedding", "file_bytes", b"file_bytes", "name", b"name", "on_disk_at", b"on_disk_at", "parameters", b"parameters", "ready_on", b"ready_on", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -940,6 +1007,170 @@ class ReassignReply(_message.Message):
 Global___ReassignReply: _TypeAlias = ReassignReply  # noqa: Y015
 
 @_typing.final
+class LoadModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    KEEP_ALIVE_S_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    node: _builtins.str
+    """id or name; "" where it is or comes soonest"""
+    keep_alive_s: _builtins.float
+    """absent: the coordinator's setting"""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        node: _builtins.str = ...,
+        keep_alive_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "keep_alive_s", b"keep_alive_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "keep_alive_s", b"keep_alive_s", "model", b"model", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep_alive_s: _TypeAlias = _typing.Literal["keep_alive_s"]  # noqa: Y015
+    _WhichOneofArgType__keep_alive_s: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_alive_s) -> _WhichOneofReturnType__keep_alive_s | None: ...
+
+Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
+
+@_typing.final
+class UnloadModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    node: _builtins.str
+    """id or name; "" everywhere"""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
+
+@_typing.final
+class DeleteModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteModelRequest: _TypeAlias = DeleteModelRequest  # noqa: Y015
+
+@_typing.final
+class AliasModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    model: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AliasModelRequest: _TypeAlias = AliasModelRequest  # noqa: Y015
+
+@_typing.final
+class AliasModelReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """under the name of its file"""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AliasModelReply: _TypeAlias = AliasModelReply  # noqa: Y015
+
+@_typing.final
+class ModelOrder(_message.Message):
+    """What a load, an unload or a deletion set going."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderedOn]: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        nodes: _abc.Iterable[Global___OrderedOn] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelOrder: _TypeAlias = ModelOrder  # noqa: Y015
+
+@_typing.final
+class OrderedOn(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    node_name: _builtins.str
+    state: _common_pb2.ReplicaState.ValueType
+    """before; unspecified: there was none"""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        node_name: _builtins.str = ...,
+        state: _common_pb2.ReplicaState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "node_name", b"node_name", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderedOn: _TypeAlias = OrderedOn  # noqa: Y015
+
+@_typing.final
 class GetMetricsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -973,3 +1204,955 @@ class GetMetricsReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetMetricsReply: _TypeAlias = GetMetricsReply  # noqa: Y015
+
+@_typing.final
+class GetQueueRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQueueRequest: _TypeAlias = GetQueueRequest  # noqa: Y015
+
+@_typing.final
+class Standing(_message.Message):
+    """A place among those that wait for the same model; 1 is next."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    OF_FIELD_NUMBER: _builtins.int
+    EXPECTED_WAIT_S_FIELD_NUMBER: _builtins.int
+    GOING_ON_FIELD_NUMBER: _builtins.int
+    LOAD_LEFT_S_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    of: _builtins.int
+    expected_wait_s: _builtins.float
+    going_on: _builtins.str
+    """a load that it waits for, for people"""
+    load_left_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        of: _builtins.int = ...,
+        expected_wait_s: _builtins.float | None = ...,
+        going_on: _builtins.str = ...,
+        load_left_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_wait_s", b"_expected_wait_s", "_load_left_s", b"_load_left_s", "expected_wait_s", b"expected_wait_s", "load_left_s", b"load_left_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_wait_s", b"_expected_wait_s", "_load_left_s", b"_load_left_s", "expected_wait_s", b"expected_wait_s", "going_on", b"going_on", "load_left_s", b"load_left_s", "of", b"of", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_wait_s: _TypeAlias = _typing.Literal["expected_wait_s"]  # noqa: Y015
+    _WhichOneofArgType__expected_wait_s: _TypeAlias = _typing.Literal["_expected_wait_s", b"_expected_wait_s"]  # noqa: Y015
+    _WhichOneofReturnType__load_left_s: _TypeAlias = _typing.Literal["load_left_s"]  # noqa: Y015
+    _WhichOneofArgType__load_left_s: _TypeAlias = _typing.Literal["_load_left_s", b"_load_left_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_wait_s) -> _WhichOneofReturnType__expected_wait_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__load_left_s) -> _WhichOneofReturnType__load_left_s | None: ...
+
+Global___Standing: _TypeAlias = Standing  # noqa: Y015
+
+@_typing.final
+class WaitingRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    WAITED_S_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    user: _builtins.str
+    model: _builtins.str
+    priority: _builtins.str
+    """Priority"""
+    waited_s: _builtins.float
+    late: _builtins.bool
+    """it can no longer begin in time"""
+    @_builtins.property
+    def standing(self) -> Global___Standing: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        user: _builtins.str = ...,
+        model: _builtins.str = ...,
+        priority: _builtins.str = ...,
+        waited_s: _builtins.float = ...,
+        standing: Global___Standing | None = ...,
+        late: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["standing", b"standing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["late", b"late", "model", b"model", "priority", b"priority", "request_id", b"request_id", "standing", b"standing", "user", b"user", "waited_s", b"waited_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingRequest: _TypeAlias = WaitingRequest  # noqa: Y015
+
+@_typing.final
+class RunningRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    RUNNING_S_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    user: _builtins.str
+    model: _builtins.str
+    priority: _builtins.str
+    node_id: _builtins.str
+    node_name: _builtins.str
+    running_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        user: _builtins.str = ...,
+        model: _builtins.str = ...,
+        priority: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        node_name: _builtins.str = ...,
+        running_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "node_id", b"node_id", "node_name", b"node_name", "priority", b"priority", "request_id", b"request_id", "running_s", b"running_s", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunningRequest: _TypeAlias = RunningRequest  # noqa: Y015
+
+@_typing.final
+class ModelQueue(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    EXPECTED_WAIT_S_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    waiting: _builtins.int
+    running: _builtins.int
+    slots: _builtins.int
+    users: _builtins.int
+    """who wait, each counted once"""
+    expected_wait_s: _builtins.float
+    """of a user's next request"""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        waiting: _builtins.int = ...,
+        running: _builtins.int = ...,
+        slots: _builtins.int = ...,
+        users: _builtins.int = ...,
+        expected_wait_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_wait_s", b"_expected_wait_s", "expected_wait_s", b"expected_wait_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_wait_s", b"_expected_wait_s", "expected_wait_s", b"expected_wait_s", "model", b"model", "running", b"running", "slots", b"slots", "users", b"users", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_wait_s: _TypeAlias = _typing.Literal["expected_wait_s"]  # noqa: Y015
+    _WhichOneofArgType__expected_wait_s: _TypeAlias = _typing.Literal["_expected_wait_s", b"_expected_wait_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_wait_s) -> _WhichOneofReturnType__expected_wait_s | None: ...
+
+Global___ModelQueue: _TypeAlias = ModelQueue  # noqa: Y015
+
+@_typing.final
+class QueueState(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAITING_TOTAL_FIELD_NUMBER: _builtins.int
+    RUNNING_TOTAL_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    waiting_total: _builtins.int
+    running_total: _builtins.int
+    limit: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelQueue]: ...
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingRequest]:
+        """the first ones only, in the order of service"""
+
+    @_builtins.property
+    def running(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunningRequest]: ...
+    def __init__(
+        self,
+        *,
+        waiting_total: _builtins.int = ...,
+        running_total: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        models: _abc.Iterable[Global___ModelQueue] | None = ...,
+        waiting: _abc.Iterable[Global___WaitingRequest] | None = ...,
+        running: _abc.Iterable[Global___RunningRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "models", b"models", "running", b"running", "running_total", b"running_total", "waiting", b"waiting", "waiting_total", b"waiting_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueueState: _TypeAlias = QueueState  # noqa: Y015
+
+@_typing.final
+class RankedReplica(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    SLOTS_BUSY_FIELD_NUMBER: _builtins.int
+    COST_S_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    node_name: _builtins.str
+    slots: _builtins.int
+    slots_busy: _builtins.int
+    cost_s: _builtins.float
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        node_name: _builtins.str = ...,
+        slots: _builtins.int = ...,
+        slots_busy: _builtins.int = ...,
+        cost_s: _builtins.float | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_s", b"_cost_s", "cost_s", b"cost_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_s", b"_cost_s", "cost_s", b"cost_s", "node_id", b"node_id", "node_name", b"node_name", "reason", b"reason", "slots", b"slots", "slots_busy", b"slots_busy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cost_s: _TypeAlias = _typing.Literal["cost_s"]  # noqa: Y015
+    _WhichOneofArgType__cost_s: _TypeAlias = _typing.Literal["_cost_s", b"_cost_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_s) -> _WhichOneofReturnType__cost_s | None: ...
+
+Global___RankedReplica: _TypeAlias = RankedReplica  # noqa: Y015
+
+@_typing.final
+class RefusedNode(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    node_name: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        node_name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "node_name", b"node_name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedNode: _TypeAlias = RefusedNode  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    CHOSEN_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    EXPECTED_TOKENS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    EXPECTED_WAIT_S_FIELD_NUMBER: _builtins.int
+    RANKING_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    strategy: _builtins.str
+    """RoutingStrategy"""
+    priority: _builtins.str
+    """Priority"""
+    verdict: _builtins.str
+    chosen: _builtins.str
+    """node id; "" when it would wait or be refused"""
+    model_digest: _builtins.str
+    prompt_tokens: _builtins.int
+    expected_tokens: _builtins.int
+    waiting: _builtins.int
+    expected_wait_s: _builtins.float
+    @_builtins.property
+    def ranking(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedReplica]: ...
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedNode]: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        strategy: _builtins.str = ...,
+        priority: _builtins.str = ...,
+        verdict: _builtins.str = ...,
+        chosen: _builtins.str = ...,
+        model_digest: _builtins.str = ...,
+        prompt_tokens: _builtins.int = ...,
+        expected_tokens: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        expected_wait_s: _builtins.float | None = ...,
+        ranking: _abc.Iterable[Global___RankedReplica] | None = ...,
+        refused: _abc.Iterable[Global___RefusedNode] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_wait_s", b"_expected_wait_s", "expected_wait_s", b"expected_wait_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_wait_s", b"_expected_wait_s", "chosen", b"chosen", "expected_tokens", b"expected_tokens", "expected_wait_s", b"expected_wait_s", "model", b"model", "model_digest", b"model_digest", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "ranking", b"ranking", "refused", b"refused", "strategy", b"strategy", "verdict", b"verdict", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_wait_s: _TypeAlias = _typing.Literal["expected_wait_s"]  # noqa: Y015
+    _WhichOneofArgType__expected_wait_s: _TypeAlias = _typing.Literal["_expected_wait_s", b"_expected_wait_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_wait_s) -> _WhichOneofReturnType__expected_wait_s | None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class PullModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """a name in an Ollama registry or a URL"""
+    node: _builtins.str
+    """id or name; "" lets the coordinator choose"""
+    sha256: _builtins.str
+    """64 hex digits, or "" """
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        node: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "sha256", b"sha256", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullModelRequest: _TypeAlias = PullModelRequest  # noqa: Y015
+
+@_typing.final
+class CopyModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    node: _builtins.str
+    """where to, id or name"""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyModelRequest: _TypeAlias = CopyModelRequest  # noqa: Y015
+
+@_typing.final
+class ListTransfersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTransfersRequest: _TypeAlias = ListTransfersRequest  # noqa: Y015
+
+@_typing.final
+class CancelTransferRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_ID_FIELD_NUMBER: _builtins.int
+    transfer_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        transfer_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transfer_id", b"transfer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelTransferRequest: _TypeAlias = CancelTransferRequest  # noqa: Y015
+
+@_typing.final
+class Transfer(_message.Message):
+    """A model file on its way to a node's disk, or arrived, or not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ON_DEMAND_FIELD_NUMBER: _builtins.int
+    transfer_id: _builtins.str
+    kind: _builtins.str
+    """TransferKind"""
+    state: _builtins.str
+    """TransferState"""
+    model: _builtins.str
+    node_id: _builtins.str
+    """where to"""
+    node_name: _builtins.str
+    source: _builtins.str
+    """what is pulled, or the name of the node that sends now"""
+    done_bytes: _builtins.int
+    total_bytes: _builtins.int
+    """0 while unknown"""
+    bytes_per_s: _builtins.float
+    detail: _builtins.str
+    digest: _builtins.str
+    on_demand: _builtins.bool
+    """the coordinator began it, for requests that wait"""
+    @_builtins.property
+    def failure(self) -> _common_pb2.Failure:
+        """when `state` is failed"""
+
+    def __init__(
+        self,
+        *,
+        transfer_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        state: _builtins.str = ...,
+        model: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        node_name: _builtins.str = ...,
+        source: _builtins.str = ...,
+        done_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        bytes_per_s: _builtins.float = ...,
+        detail: _builtins.str = ...,
+        failure: _common_pb2.Failure | None = ...,
+        digest: _builtins.str = ...,
+        on_demand: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_s", b"bytes_per_s", "detail", b"detail", "digest", b"digest", "done_bytes", b"done_bytes", "failure", b"failure", "kind", b"kind", "model", b"model", "node_id", b"node_id", "node_name", b"node_name", "on_demand", b"on_demand", "source", b"source", "state", b"state", "total_bytes", b"total_bytes", "transfer_id", b"transfer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Transfer: _TypeAlias = Transfer  # noqa: Y015
+
+@_typing.final
+class TransferList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transfers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Transfer]: ...
+    def __init__(
+        self,
+        *,
+        transfers: _abc.Iterable[Global___Transfer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transfers", b"transfers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferList: _TypeAlias = TransferList  # noqa: Y015
+
+@_typing.final
+class WakeRequest(_message.Message):
+    """Send a wake-on-LAN packet to a node that is away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """id or name"""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WakeRequest: _TypeAlias = WakeRequest  # noqa: Y015
+
+@_typing.final
+class WakeReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    MAC_ADDRESSES_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    node_name: _builtins.str
+    @_builtins.property
+    def mac_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """that a packet was sent for; none: the node is here already"""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        node_name: _builtins.str = ...,
+        mac_addresses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mac_addresses", b"mac_addresses", "node_id", b"node_id", "node_name", b"node_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WakeReply: _TypeAlias = WakeReply  # noqa: Y015
+
+@_typing.final
+class ApiKey(_message.Message):
+    """An API key, without its secret. Times are seconds since 1970."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    CREATED_UNIX_S_FIELD_NUMBER: _builtins.int
+    EXPIRES_UNIX_S_FIELD_NUMBER: _builtins.int
+    LAST_USED_UNIX_S_FIELD_NUMBER: _builtins.int
+    REVOKED_UNIX_S_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
+    TRUSTED_FIELD_NUMBER: _builtins.int
+    PARALLEL_FIELD_NUMBER: _builtins.int
+    TOKENS_TODAY_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    name: _builtins.str
+    owner: _builtins.str
+    created_unix_s: _builtins.float
+    expires_unix_s: _builtins.float
+    last_used_unix_s: _builtins.float
+    revoked_unix_s: _builtins.float
+    requests_per_minute: _builtins.int
+    """absent: the wrapper's default"""
+    tokens_per_day: _builtins.int
+    """absent: no limit"""
+    trusted: _builtins.bool
+    """its bearer may say on whose behalf it asks"""
+    parallel: _builtins.int
+    """absent: the wrapper's default"""
+    tokens_today: _builtins.int
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scope"""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        created_unix_s: _builtins.float = ...,
+        expires_unix_s: _builtins.float | None = ...,
+        last_used_unix_s: _builtins.float | None = ...,
+        revoked_unix_s: _builtins.float | None = ...,
+        requests_per_minute: _builtins.int | None = ...,
+        tokens_per_day: _builtins.int | None = ...,
+        trusted: _builtins.bool = ...,
+        parallel: _builtins.int | None = ...,
+        tokens_today: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_unix_s", b"_expires_unix_s", "_last_used_unix_s", b"_last_used_unix_s", "_parallel", b"_parallel", "_requests_per_minute", b"_requests_per_minute", "_revoked_unix_s", b"_revoked_unix_s", "_tokens_per_day", b"_tokens_per_day", "expires_unix_s", b"expires_unix_s", "last_used_unix_s", b"last_used_unix_s", "parallel", b"parallel", "requests_per_minute", b"requests_per_minute", "revoked_unix_s", b"revoked_unix_s", "tokens_per_day", b"tokens_per_day"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_unix_s", b"_expires_unix_s", "_last_used_unix_s", b"_last_used_unix_s", "_parallel", b"_parallel", "_requests_per_minute", b"_requests_per_minute", "_revoked_unix_s", b"_revoked_unix_s", "_tokens_per_day", b"_tokens_per_day", "created_unix_s", b"created_unix_s", "expires_unix_s", b"expires_unix_s", "key_id", b"key_id", "last_used_unix_s", b"last_used_unix_s", "name", b"name", "owner", b"owner", "parallel", b"parallel", "requests_per_minute", b"requests_per_minute", "revoked_unix_s", b"revoked_unix_s", "scopes", b"scopes", "tokens_per_day", b"tokens_per_day", "tokens_today", b"tokens_today", "trusted", b"trusted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expires_unix_s: _TypeAlias = _typing.Literal["expires_unix_s"]  # noqa: Y015
+    _WhichOneofArgType__expires_unix_s: _TypeAlias = _typing.Literal["_expires_unix_s", b"_expires_unix_s"]  # noqa: Y015
+    _WhichOneofReturnType__last_used_unix_s: _TypeAlias = _typing.Literal["last_used_unix_s"]  # noqa: Y015
+    _WhichOneofArgType__last_used_unix_s: _TypeAlias = _typing.Literal["_last_used_unix_s", b"_last_used_unix_s"]  # noqa: Y015
+    _WhichOneofReturnType__parallel: _TypeAlias = _typing.Literal["parallel"]  # noqa: Y015
+    _WhichOneofArgType__parallel: _TypeAlias = _typing.Literal["_parallel", b"_parallel"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__revoked_unix_s: _TypeAlias = _typing.Literal["revoked_unix_s"]  # noqa: Y015
+    _WhichOneofArgType__revoked_unix_s: _TypeAlias = _typing.Literal["_revoked_unix_s", b"_revoked_unix_s"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_day: _TypeAlias = _typing.Literal["tokens_per_day"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_day: _TypeAlias = _typing.Literal["_tokens_per_day", b"_tokens_per_day"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_unix_s) -> _WhichOneofReturnType__expires_unix_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_used_unix_s) -> _WhichOneofReturnType__last_used_unix_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel) -> _WhichOneofReturnType__parallel | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revoked_unix_s) -> _WhichOneofReturnType__revoked_unix_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_day) -> _WhichOneofReturnType__tokens_per_day | None: ...
+
+Global___ApiKey: _TypeAlias = ApiKey  # noqa: Y015
+
+@_typing.final
+class CreateKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_S_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
+    TRUSTED_FIELD_NUMBER: _builtins.int
+    PARALLEL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    owner: _builtins.str
+    """"": the name"""
+    expires_in_s: _builtins.float
+    requests_per_minute: _builtins.int
+    tokens_per_day: _builtins.int
+    trusted: _builtins.bool
+    parallel: _builtins.int
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        expires_in_s: _builtins.float | None = ...,
+        requests_per_minute: _builtins.int | None = ...,
+        tokens_per_day: _builtins.int | None = ...,
+        trusted: _builtins.bool = ...,
+        parallel: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "_parallel", b"_parallel", "_requests_per_minute", b"_requests_per_minute", "_tokens_per_day", b"_tokens_per_day", "expires_in_s", b"expires_in_s", "parallel", b"parallel", "requests_per_minute", b"requests_per_minute", "tokens_per_day", b"tokens_per_day"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "_parallel", b"_parallel", "_requests_per_minute", b"_requests_per_minute", "_tokens_per_day", b"_tokens_per_day", "expires_in_s", b"expires_in_s", "name", b"name", "owner", b"owner", "parallel", b"parallel", "requests_per_minute", b"requests_per_minute", "scopes", b"scopes", "tokens_per_day", b"tokens_per_day", "trusted", b"trusted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expires_in_s: _TypeAlias = _typing.Literal["expires_in_s"]  # noqa: Y015
+    _WhichOneofArgType__expires_in_s: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s"]  # noqa: Y015
+    _WhichOneofReturnType__parallel: _TypeAlias = _typing.Literal["parallel"]  # noqa: Y015
+    _WhichOneofArgType__parallel: _TypeAlias = _typing.Literal["_parallel", b"_parallel"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_day: _TypeAlias = _typing.Literal["tokens_per_day"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_day: _TypeAlias = _typing.Literal["_tokens_per_day", b"_tokens_per_day"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_in_s) -> _WhichOneofReturnType__expires_in_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel) -> _WhichOneofReturnType__parallel | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_day) -> _WhichOneofReturnType__tokens_per_day | None: ...
+
+Global___CreateKeyRequest: _TypeAlias = CreateKeyRequest  # noqa: Y015
+
+@_typing.final
+class CreateKeyReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """the whole key with its secret; shown this once"""
+    @_builtins.property
+    def key(self) -> Global___ApiKey: ...
+    def __init__(
+        self,
+        *,
+        key: Global___ApiKey | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateKeyReply: _TypeAlias = CreateKeyReply  # noqa: Y015
+
+@_typing.final
+class ListKeysRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeysRequest: _TypeAlias = ListKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListKeysReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApiKey]: ...
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___ApiKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeysReply: _TypeAlias = ListKeysReply  # noqa: Y015
+
+@_typing.final
+class RevokeKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """id or name"""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeKeyRequest: _TypeAlias = RevokeKeyRequest  # noqa: Y015
+
+@_typing.final
+class CheckKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    digest: _builtins.bytes
+    """SHA-256 of the secret"""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckKeyRequest: _TypeAlias = CheckKeyRequest  # noqa: Y015
+
+@_typing.final
+class RegisterBackendRequest(_message.Message):
+    """Make a node of a server that speaks OpenAI's API."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    MODEL_TYPE_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    url: _builtins.str
+    model_type: _builtins.str
+    slots: _builtins.int
+    """absent: the coordinator's default"""
+    api_key: _builtins.str
+    """its own, not ours"""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """none: all that it lists"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        url: _builtins.str = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        model_type: _builtins.str = ...,
+        slots: _builtins.int | None = ...,
+        api_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_slots", b"_slots", "slots", b"slots"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slots", b"_slots", "api_key", b"api_key", "model_type", b"model_type", "models", b"models", "name", b"name", "slots", b"slots", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__slots: _TypeAlias = _typing.Literal["slots"]  # noqa: Y015
+    _WhichOneofArgType__slots: _TypeAlias = _typing.Literal["_slots", b"_slots"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slots) -> _WhichOneofReturnType__slots | None: ...
+
+Global___RegisterBackendRequest: _TypeAlias = RegisterBackendRequest  # noqa: Y015
+
+@_typing.final
+class UnregisterBackendRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnregisterBackendRequest: _TypeAlias = UnregisterBackendRequest  # noqa: Y015
+
+@_typing.final
+class ListBackendsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBackendsRequest: _TypeAlias = ListBackendsRequest  # noqa: Y015
+
+@_typing.final
+class Backend(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    MODEL_TYPE_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    CREATED_UNIX_S_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    PROBE_AGE_S_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    name: _builtins.str
+    url: _builtins.str
+    model_type: _builtins.str
+    slots: _builtins.int
+    created_unix_s: _builtins.float
+    state: _builtins.str
+    """BackendState"""
+    detail: _builtins.str
+    probe_age_s: _builtins.float
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        url: _builtins.str = ...,
+        model_type: _builtins.str = ...,
+        slots: _builtins.int | None = ...,
+        created_unix_s: _builtins.float = ...,
+        state: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        probe_age_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_probe_age_s", b"_probe_age_s", "_slots", b"_slots", "probe_age_s", b"probe_age_s", "slots", b"slots"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probe_age_s", b"_probe_age_s", "_slots", b"_slots", "created_unix_s", b"created_unix_s", "detail", b"detail", "model_type", b"model_type", "models", b"models", "name", b"name", "node_id", b"node_id", "probe_age_s", b"probe_age_s", "slots", b"slots", "state", b"state", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__probe_age_s: _TypeAlias = _typing.Literal["probe_age_s"]  # noqa: Y015
+    _WhichOneofArgType__probe_age_s: _TypeAlias = _typing.Literal["_probe_age_s", b"_probe_age_s"]  # noqa: Y015
+    _WhichOneofReturnType__slots: _TypeAlias = _typing.Literal["slots"]  # noqa: Y015
+    _WhichOneofArgType__slots: _TypeAlias = _typing.Literal["_slots", b"_slots"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probe_age_s) -> _WhichOneofReturnType__probe_age_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slots) -> _WhichOneofReturnType__slots | None: ...
+
+Global___Backend: _TypeAlias = Backend  # noqa: Y015
+
+@_typing.final
+class BackendList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKENDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def backends(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]: ...
+    def __init__(
+        self,
+        *,
+        backends: _abc.Iterable[Global___Backend] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackendList: _TypeAlias = BackendList  # noqa: Y015

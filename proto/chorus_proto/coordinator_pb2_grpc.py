@@ -54,6 +54,96 @@ class CoordinatorServiceStub:
                 request_serializer=chorus__proto_dot_coordinator__pb2.GetMetricsRequest.SerializeToString,
                 response_deserializer=chorus__proto_dot_coordinator__pb2.GetMetricsReply.FromString,
                 _registered_method=True)
+        self.GetQueue = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/GetQueue',
+                request_serializer=chorus__proto_dot_coordinator__pb2.GetQueueRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.QueueState.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/Explain',
+                request_serializer=chorus__proto_dot_coordinator__pb2.Submit.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.Explanation.FromString,
+                _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/LoadModel',
+                request_serializer=chorus__proto_dot_coordinator__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.ModelOrder.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/UnloadModel',
+                request_serializer=chorus__proto_dot_coordinator__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.ModelOrder.FromString,
+                _registered_method=True)
+        self.Wake = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/Wake',
+                request_serializer=chorus__proto_dot_coordinator__pb2.WakeRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.WakeReply.FromString,
+                _registered_method=True)
+        self.DeleteModel = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/DeleteModel',
+                request_serializer=chorus__proto_dot_coordinator__pb2.DeleteModelRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.ModelOrder.FromString,
+                _registered_method=True)
+        self.AliasModel = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/AliasModel',
+                request_serializer=chorus__proto_dot_coordinator__pb2.AliasModelRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.AliasModelReply.FromString,
+                _registered_method=True)
+        self.PullModel = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/PullModel',
+                request_serializer=chorus__proto_dot_coordinator__pb2.PullModelRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.Transfer.FromString,
+                _registered_method=True)
+        self.CopyModel = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/CopyModel',
+                request_serializer=chorus__proto_dot_coordinator__pb2.CopyModelRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.Transfer.FromString,
+                _registered_method=True)
+        self.ListTransfers = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/ListTransfers',
+                request_serializer=chorus__proto_dot_coordinator__pb2.ListTransfersRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.TransferList.FromString,
+                _registered_method=True)
+        self.CancelTransfer = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/CancelTransfer',
+                request_serializer=chorus__proto_dot_coordinator__pb2.CancelTransferRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.Transfer.FromString,
+                _registered_method=True)
+        self.CreateKey = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/CreateKey',
+                request_serializer=chorus__proto_dot_coordinator__pb2.CreateKeyRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.CreateKeyReply.FromString,
+                _registered_method=True)
+        self.ListKeys = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/ListKeys',
+                request_serializer=chorus__proto_dot_coordinator__pb2.ListKeysRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.ListKeysReply.FromString,
+                _registered_method=True)
+        self.RevokeKey = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/RevokeKey',
+                request_serializer=chorus__proto_dot_coordinator__pb2.RevokeKeyRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.ApiKey.FromString,
+                _registered_method=True)
+        self.CheckKey = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/CheckKey',
+                request_serializer=chorus__proto_dot_coordinator__pb2.CheckKeyRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.ApiKey.FromString,
+                _registered_method=True)
+        self.RegisterBackend = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/RegisterBackend',
+                request_serializer=chorus__proto_dot_coordinator__pb2.RegisterBackendRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.Backend.FromString,
+                _registered_method=True)
+        self.UnregisterBackend = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/UnregisterBackend',
+                request_serializer=chorus__proto_dot_coordinator__pb2.UnregisterBackendRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.Backend.FromString,
+                _registered_method=True)
+        self.ListBackends = channel.unary_unary(
+                '/chorus.v1.CoordinatorService/ListBackends',
+                request_serializer=chorus__proto_dot_coordinator__pb2.ListBackendsRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.BackendList.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServiceServicer:
@@ -84,6 +174,116 @@ class CoordinatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetQueue(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """What would become of this request; nothing is run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Wake(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AliasModel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PullModel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopyModel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTransfers(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelTransfer(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateKey(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListKeys(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeKey(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckKey(self, request, context):
+        """Is this key good? The wrapper asks; the secret itself never travels.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegisterBackend(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnregisterBackend(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBackends(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +306,96 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.GetMetrics,
                     request_deserializer=chorus__proto_dot_coordinator__pb2.GetMetricsRequest.FromString,
                     response_serializer=chorus__proto_dot_coordinator__pb2.GetMetricsReply.SerializeToString,
+            ),
+            'GetQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQueue,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.GetQueueRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.QueueState.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.Submit.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.Explanation.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.LoadModelRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.ModelOrder.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.UnloadModelRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.ModelOrder.SerializeToString,
+            ),
+            'Wake': grpc.unary_unary_rpc_method_handler(
+                    servicer.Wake,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.WakeRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.WakeReply.SerializeToString,
+            ),
+            'DeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModel,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.DeleteModelRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.ModelOrder.SerializeToString,
+            ),
+            'AliasModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.AliasModel,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.AliasModelRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.AliasModelReply.SerializeToString,
+            ),
+            'PullModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PullModel,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.PullModelRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.Transfer.SerializeToString,
+            ),
+            'CopyModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopyModel,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.CopyModelRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.Transfer.SerializeToString,
+            ),
+            'ListTransfers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTransfers,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.ListTransfersRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.TransferList.SerializeToString,
+            ),
+            'CancelTransfer': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTransfer,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.CancelTransferRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.Transfer.SerializeToString,
+            ),
+            'CreateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateKey,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.CreateKeyRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.CreateKeyReply.SerializeToString,
+            ),
+            'ListKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeys,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.ListKeysRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.ListKeysReply.SerializeToString,
+            ),
+            'RevokeKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeKey,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.RevokeKeyRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.ApiKey.SerializeToString,
+            ),
+            'CheckKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckKey,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.CheckKeyRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.ApiKey.SerializeToString,
+            ),
+            'RegisterBackend': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterBackend,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.RegisterBackendRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.Backend.SerializeToString,
+            ),
+            'UnregisterBackend': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnregisterBackend,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.UnregisterBackendRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.Backend.SerializeToString,
+            ),
+            'ListBackends': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBackends,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.ListBackendsRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.BackendList.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -216,6 +506,492 @@ class CoordinatorService:
             '/chorus.v1.CoordinatorService/GetMetrics',
             chorus__proto_dot_coordinator__pb2.GetMetricsRequest.SerializeToString,
             chorus__proto_dot_coordinator__pb2.GetMetricsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/GetQueue',
+            chorus__proto_dot_coordinator__pb2.GetQueueRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.QueueState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/Explain',
+            chorus__proto_dot_coordinator__pb2.Submit.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.Explanation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/LoadModel',
+            chorus__proto_dot_coordinator__pb2.LoadModelRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.ModelOrder.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/UnloadModel',
+            chorus__proto_dot_coordinator__pb2.UnloadModelRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.ModelOrder.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Wake(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/Wake',
+            chorus__proto_dot_coordinator__pb2.WakeRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.WakeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/DeleteModel',
+            chorus__proto_dot_coordinator__pb2.DeleteModelRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.ModelOrder.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AliasModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/AliasModel',
+            chorus__proto_dot_coordinator__pb2.AliasModelRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.AliasModelReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PullModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/PullModel',
+            chorus__proto_dot_coordinator__pb2.PullModelRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.Transfer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/CopyModel',
+            chorus__proto_dot_coordinator__pb2.CopyModelRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.Transfer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTransfers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/ListTransfers',
+            chorus__proto_dot_coordinator__pb2.ListTransfersRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.TransferList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTransfer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/CancelTransfer',
+            chorus__proto_dot_coordinator__pb2.CancelTransferRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.Transfer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/CreateKey',
+            chorus__proto_dot_coordinator__pb2.CreateKeyRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.CreateKeyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/ListKeys',
+            chorus__proto_dot_coordinator__pb2.ListKeysRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.ListKeysReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/RevokeKey',
+            chorus__proto_dot_coordinator__pb2.RevokeKeyRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.ApiKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/CheckKey',
+            chorus__proto_dot_coordinator__pb2.CheckKeyRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.ApiKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterBackend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/RegisterBackend',
+            chorus__proto_dot_coordinator__pb2.RegisterBackendRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.Backend.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnregisterBackend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/UnregisterBackend',
+            chorus__proto_dot_coordinator__pb2.UnregisterBackendRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.Backend.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBackends(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/ListBackends',
+            chorus__proto_dot_coordinator__pb2.ListBackendsRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.BackendList.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,26 @@ class CoordinatorServiceStub:
     GetState: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetStateRequest, _coordinator_pb2.ClusterState]
     Reassign: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ReassignRequest, _coordinator_pb2.ReassignReply]
     GetMetrics: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetMetricsRequest, _coordinator_pb2.GetMetricsReply]
+    GetQueue: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetQueueRequest, _coordinator_pb2.QueueState]
+    Explain: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.Submit, _coordinator_pb2.Explanation]
+    """What would become of this request; nothing is run."""
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.LoadModelRequest, _coordinator_pb2.ModelOrder]
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.UnloadModelRequest, _coordinator_pb2.ModelOrder]
+    Wake: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.WakeRequest, _coordinator_pb2.WakeReply]
+    DeleteModel: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.DeleteModelRequest, _coordinator_pb2.ModelOrder]
+    AliasModel: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.AliasModelRequest, _coordinator_pb2.AliasModelReply]
+    PullModel: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.PullModelRequest, _coordinator_pb2.Transfer]
+    CopyModel: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.CopyModelRequest, _coordinator_pb2.Transfer]
+    ListTransfers: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListTransfersRequest, _coordinator_pb2.TransferList]
+    CancelTransfer: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.CancelTransferRequest, _coordinator_pb2.Transfer]
+    CreateKey: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.CreateKeyRequest, _coordinator_pb2.CreateKeyReply]
+    ListKeys: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListKeysRequest, _coordinator_pb2.ListKeysReply]
+    RevokeKey: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RevokeKeyRequest, _coordinator_pb2.ApiKey]
+    CheckKey: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.CheckKeyRequest, _coordinator_pb2.ApiKey]
+    """Is this key good? The wrapper asks; the secret itself never travels."""
+    RegisterBackend: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RegisterBackendRequest, _coordinator_pb2.Backend]
+    UnregisterBackend: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.UnregisterBackendRequest, _coordinator_pb2.Backend]
+    ListBackends: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListBackendsRequest, _coordinator_pb2.BackendList]
 
 @_typing.type_check_only
 class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
@@ -45,6 +65,26 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     GetState: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetStateRequest, _coordinator_pb2.ClusterState]  # type: ignore[assignment]
     Reassign: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ReassignRequest, _coordinator_pb2.ReassignReply]  # type: ignore[assignment]
     GetMetrics: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetMetricsRequest, _coordinator_pb2.GetMetricsReply]  # type: ignore[assignment]
+    GetQueue: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetQueueRequest, _coordinator_pb2.QueueState]  # type: ignore[assignment]
+    Explain: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.Submit, _coordinator_pb2.Explanation]  # type: ignore[assignment]
+    """What would become of this request; nothing is run."""
+    LoadModel: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.LoadModelRequest, _coordinator_pb2.ModelOrder]  # type: ignore[assignment]
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.UnloadModelRequest, _coordinator_pb2.ModelOrder]  # type: ignore[assignment]
+    Wake: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.WakeRequest, _coordinator_pb2.WakeReply]  # type: ignore[assignment]
+    DeleteModel: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.DeleteModelRequest, _coordinator_pb2.ModelOrder]  # type: ignore[assignment]
+    AliasModel: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.AliasModelRequest, _coordinator_pb2.AliasModelReply]  # type: ignore[assignment]
+    PullModel: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.PullModelRequest, _coordinator_pb2.Transfer]  # type: ignore[assignment]
+    CopyModel: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.CopyModelRequest, _coordinator_pb2.Transfer]  # type: ignore[assignment]
+    ListTransfers: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListTransfersRequest, _coordinator_pb2.TransferList]  # type: ignore[assignment]
+    CancelTransfer: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.CancelTransferRequest, _coordinator_pb2.Transfer]  # type: ignore[assignment]
+    CreateKey: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.CreateKeyRequest, _coordinator_pb2.CreateKeyReply]  # type: ignore[assignment]
+    ListKeys: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListKeysRequest, _coordinator_pb2.ListKeysReply]  # type: ignore[assignment]
+    RevokeKey: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RevokeKeyRequest, _coordinator_pb2.ApiKey]  # type: ignore[assignment]
+    CheckKey: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.CheckKeyRequest, _coordinator_pb2.ApiKey]  # type: ignore[assignment]
+    """Is this key good? The wrapper asks; the secret itself never travels."""
+    RegisterBackend: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RegisterBackendRequest, _coordinator_pb2.Backend]  # type: ignore[assignment]
+    UnregisterBackend: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.UnregisterBackendRequest, _coordinator_pb2.Backend]  # type: ignore[assignment]
+    ListBackends: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListBackendsRequest, _coordinator_pb2.BackendList]  # type: ignore[assignment]
 
 class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -75,5 +115,133 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.GetMetricsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.GetMetricsReply, _abc.Awaitable[_coordinator_pb2.GetMetricsReply]]: ...
+
+    @_abc_1.abstractmethod
+    def GetQueue(
+        self,
+        request: _coordinator_pb2.GetQueueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.QueueState, _abc.Awaitable[_coordinator_pb2.QueueState]]: ...
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _coordinator_pb2.Submit,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.Explanation, _abc.Awaitable[_coordinator_pb2.Explanation]]:
+        """What would become of this request; nothing is run."""
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _coordinator_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.ModelOrder, _abc.Awaitable[_coordinator_pb2.ModelOrder]]: ...
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _coordinator_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.ModelOrder, _abc.Awaitable[_coordinator_pb2.ModelOrder]]: ...
+
+    @_abc_1.abstractmethod
+    def Wake(
+        self,
+        request: _coordinator_pb2.WakeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.WakeReply, _abc.Awaitable[_coordinator_pb2.WakeReply]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteModel(
+        self,
+        request: _coordinator_pb2.DeleteModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.ModelOrder, _abc.Awaitable[_coordinator_pb2.ModelOrder]]: ...
+
+    @_abc_1.abstractmethod
+    def AliasModel(
+        self,
+        request: _coordinator_pb2.AliasModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.AliasModelReply, _abc.Awaitable[_coordinator_pb2.AliasModelReply]]: ...
+
+    @_abc_1.abstractmethod
+    def PullModel(
+        self,
+        request: _coordinator_pb2.PullModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.Transfer, _abc.Awaitable[_coordinator_pb2.Transfer]]: ...
+
+    @_abc_1.abstractmethod
+    def CopyModel(
+        self,
+        request: _coordinator_pb2.CopyModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.Transfer, _abc.Awaitable[_coordinator_pb2.Transfer]]: ...
+
+    @_abc_1.abstractmethod
+    def ListTransfers(
+        self,
+        request: _coordinator_pb2.ListTransfersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.TransferList, _abc.Awaitable[_coordinator_pb2.TransferList]]: ...
+
+    @_abc_1.abstractmethod
+    def CancelTransfer(
+        self,
+        request: _coordinator_pb2.CancelTransferRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.Transfer, _abc.Awaitable[_coordinator_pb2.Transfer]]: ...
+
+    @_abc_1.abstractmethod
+    def CreateKey(
+        self,
+        request: _coordinator_pb2.CreateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.CreateKeyReply, _abc.Awaitable[_coordinator_pb2.CreateKeyReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ListKeys(
+        self,
+        request: _coordinator_pb2.ListKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.ListKeysReply, _abc.Awaitable[_coordinator_pb2.ListKeysReply]]: ...
+
+    @_abc_1.abstractmethod
+    def RevokeKey(
+        self,
+        request: _coordinator_pb2.RevokeKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.ApiKey, _abc.Awaitable[_coordinator_pb2.ApiKey]]: ...
+
+    @_abc_1.abstractmethod
+    def CheckKey(
+        self,
+        request: _coordinator_pb2.CheckKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.ApiKey, _abc.Awaitable[_coordinator_pb2.ApiKey]]:
+        """Is this key good? The wrapper asks; the secret itself never travels."""
+
+    @_abc_1.abstractmethod
+    def RegisterBackend(
+        self,
+        request: _coordinator_pb2.RegisterBackendRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.Backend, _abc.Awaitable[_coordinator_pb2.Backend]]: ...
+
+    @_abc_1.abstractmethod
+    def UnregisterBackend(
+        self,
+        request: _coordinator_pb2.UnregisterBackendRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.Backend, _abc.Awaitable[_coordinator_pb2.Backend]]: ...
+
+    @_abc_1.abstractmethod
+    def ListBackends(
+        self,
+        request: _coordinator_pb2.ListBackendsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.BackendList, _abc.Awaitable[_coordinator_pb2.BackendList]]: ...
 
 def add_CoordinatorServiceServicer_to_server(servicer: CoordinatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,10 +1,12 @@
 """Every refusal and failure that crosses a process boundary, and the one table that says how each edge shows it.
 
 A module that knows a fact raises the typed error; edges look the code up in `SURFACE` and nowhere else.
+Longer than other files, because the catalogue of what can go wrong is read as a whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -19,6 +21,11 @@ class ErrorCode(StrEnum):
     UNSUPPORTED_PARAMETER = "unsupported_parameter"
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     BODY_TOO_LARGE = "body_too_large"
+    INVALID_API_KEY = "invalid_api_key"
+    FORBIDDEN = "forbidden"
+    BAD_HOST = "bad_host"
+    ADDRESS_NOT_ALLOWED = "address_not_allowed"
+    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
     MODEL_NOT_FOUND = "model_not_found"
     NODE_NOT_FOUND = "node_not_found"
     NOT_FOUND = "not_found"
@@ -31,9 +38,12 @@ class ErrorCode(StrEnum):
     COORDINATOR_UNAVAILABLE = "coordinator_unavailable"
     NODE_LOST = "node_lost"
     ENGINE_FAILED = "engine_failed"
+    ENGINE_DIED = "engine_died"
     ENGINE_UNAVAILABLE = "engine_unavailable"
+    REQUEST_CRASHES_ENGINE = "request_crashes_engine"
     INSUFFICIENT_MEMORY = "insufficient_memory"
     INSUFFICIENT_STORAGE = "insufficient_storage"
+    TRANSFER_FAILED = "transfer_failed"
     LOAD_FAILED = "load_failed"
     CRASH_LOOP = "crash_loop"
     MODEL_DAMAGED = "model_damaged"
@@ -41,6 +51,10 @@ class ErrorCode(StrEnum):
     SLOW_CONSUMER = "slow_consumer"
     CANCELLED = "cancelled"
     NO_ANSWER = "no_answer"
+    UNREADABLE_DOCUMENT = "unreadable_document"
+    EXPANDED_TOO_LARGE = "expanded_too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    EMBEDDING_MODEL_CHANGED = "embedding_model_changed"
     VERSION_MISMATCH = "version_mismatch"
     DUPLICATE_NODE = "duplicate_node"
     UNSUPPORTED = "unsupported"
@@ -65,6 +79,11 @@ SURFACE: dict[ErrorCode, Surface] = {
     ErrorCode.UNSUPPORTED_PARAMETER: Surface(grpc=_GRPC.INVALID_ARGUMENT, http=400),
     ErrorCode.CONTEXT_LENGTH_EXCEEDED: Surface(grpc=_GRPC.INVALID_ARGUMENT, http=400),
     ErrorCode.BODY_TOO_LARGE: Surface(grpc=_GRPC.INVALID_ARGUMENT, http=413),
+    ErrorCode.INVALID_API_KEY: Surface(grpc=_GRPC.UNAUTHENTICATED, http=401),
+    ErrorCode.FORBIDDEN: Surface(grpc=_GRPC.PERMISSION_DENIED, http=403),
+    ErrorCode.BAD_HOST: Surface(grpc=_GRPC.INVALID_ARGUMENT, http=400),
+    ErrorCode.ADDRESS_NOT_ALLOWED: Surface(grpc=_GRPC.INVALID_ARGUMENT, http=400),
+    ErrorCode.RATE_LIMIT_EXCEEDED: Surface(grpc=_GRPC.RESOURCE_EXHAUSTED, http=429),
     ErrorCode.MODEL_NOT_FOUND: Surface(grpc=_GRPC.NOT_FOUND, http=404),
     ErrorCode.NODE_NOT_FOUND: Surface(grpc=_GRPC.NOT_FOUND, http=404),
     ErrorCode.NOT_FOUND: Surface(grpc=_GRPC.NOT_FOUND, http=404),
@@ -77,9 +96,12 @@ SURFACE: dict[ErrorCode, Surface] = {
     ErrorCode.COORDINATOR_UNAVAILABLE: Surface(grpc=_GRPC.UNAVAILABLE, http=503),
     ErrorCode.NODE_LOST: Surface(grpc=_GRPC.UNAVAILABLE, http=502, retryable=True),
     ErrorCode.ENGINE_FAILED: Surface(grpc=_GRPC.INTERNAL, http=502, retryable=True),
+    ErrorCode.ENGINE_DIED: Surface(grpc=_GRPC.INTERNAL, http=502, retryable=True),
     ErrorCode.ENGINE_UNAVAILABLE: Surface(grpc=_GRPC.UNAVAILABLE, http=503, retryable=True),
+    ErrorCode.REQUEST_CRASHES_ENGINE: Surface(grpc=_GRPC.FAILED_PRECONDITION, http=422),
     ErrorCode.INSUFFICIENT_MEMORY: Surface(grpc=_GRPC.RESOURCE_EXHAUSTED, http=503),
     ErrorCode.INSUFFICIENT_STORAGE: Surface(grpc=_GRPC.RESOURCE_EXHAUSTED, http=507),
+    ErrorCode.TRANSFER_FAILED: Surface(grpc=_GRPC.UNAVAILABLE, http=502),
     ErrorCode.LOAD_FAILED: Surface(grpc=_GRPC.UNAVAILABLE, http=503, retryable=True),
     ErrorCode.CRASH_LOOP: Surface(grpc=_GRPC.UNAVAILABLE, http=503, retryable=True),
     ErrorCode.MODEL_DAMAGED: Surface(grpc=_GRPC.DATA_LOSS, http=503, retryable=True),
@@ -87,6 +109,10 @@ SURFACE: dict[ErrorCode, Surface] = {
     ErrorCode.SLOW_CONSUMER: Surface(grpc=_GRPC.RESOURCE_EXHAUSTED, http=503),
     ErrorCode.CANCELLED: Surface(grpc=_GRPC.CANCELLED, http=499),
     ErrorCode.NO_ANSWER: Surface(grpc=_GRPC.UNAVAILABLE, http=502),
+    ErrorCode.UNREADABLE_DOCUMENT: Surface(grpc=_GRPC.INVALID_ARGUMENT, http=422),
+    ErrorCode.EXPANDED_TOO_LARGE: Surface(grpc=_GRPC.INVALID_ARGUMENT, http=413),
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: Surface(grpc=_GRPC.INVALID_ARGUMENT, http=415),
+    ErrorCode.EMBEDDING_MODEL_CHANGED: Surface(grpc=_GRPC.FAILED_PRECONDITION, http=409),
     ErrorCode.VERSION_MISMATCH: Surface(grpc=_GRPC.FAILED_PRECONDITION, http=409),
     ErrorCode.DUPLICATE_NODE: Surface(grpc=_GRPC.ALREADY_EXISTS, http=409),
     ErrorCode.UNSUPPORTED: Surface(grpc=_GRPC.UNIMPLEMENTED, http=501),
@@ -144,6 +170,36 @@ class BodyTooLarge(ClusterError):
     """The body is over its limit."""
 
     code = ErrorCode.BODY_TOO_LARGE
+
+
+class InvalidApiKey(ClusterError):
+    """No key, an unknown one, or one that has been revoked or has expired; the message never repeats it."""
+
+    code = ErrorCode.INVALID_API_KEY
+
+
+class Forbidden(ClusterError):
+    """The caller is known, and may not do this."""
+
+    code = ErrorCode.FORBIDDEN
+
+
+class BadHost(ClusterError):
+    """The request names a host that this server is not."""
+
+    code = ErrorCode.BAD_HOST
+
+
+class AddressNotAllowed(ClusterError):
+    """The cluster connects to no such address for a caller: it lies in a network of its own, not on the internet."""
+
+    code = ErrorCode.ADDRESS_NOT_ALLOWED
+
+
+class RateLimitExceeded(ClusterError):
+    """More requests than this key or address may send; `retry_after_s` says when the next one may come."""
+
+    code = ErrorCode.RATE_LIMIT_EXCEEDED
 
 
 class ModelNotFound(ClusterError):
@@ -218,6 +274,18 @@ class EngineFailed(ClusterError):
     code = ErrorCode.ENGINE_FAILED
 
 
+class EngineDied(EngineFailed):
+    """The engine's process ended while it worked on this request; the message holds its last words."""
+
+    code = ErrorCode.ENGINE_DIED
+
+
+class RequestCrashesEngine(ClusterError):
+    """This very request ended an engine on two nodes, and is given to no third one for now."""
+
+    code = ErrorCode.REQUEST_CRASHES_ENGINE
+
+
 class EngineUnavailable(ClusterError):
     """The engine is not installed or cannot be reached."""
 
@@ -234,6 +302,12 @@ class InsufficientStorage(ClusterError):
     """The disk is full; the message says which one."""
 
     code = ErrorCode.INSUFFICIENT_STORAGE
+
+
+class TransferFailed(ClusterError):
+    """A model file did not arrive; the message says from where, and what came of it."""
+
+    code = ErrorCode.TRANSFER_FAILED
 
 
 class LoadFailed(ClusterError):
@@ -278,6 +352,30 @@ class NoAnswer(ClusterError):
     code = ErrorCode.NO_ANSWER
 
 
+class UnreadableDocument(ClusterError):
+    """A document is damaged, locked, empty, or takes more to read than a document may."""
+
+    code = ErrorCode.UNREADABLE_DOCUMENT
+
+
+class ExpandedTooLarge(ClusterError):
+    """A document is small on the wire and huge once it is unpacked."""
+
+    code = ErrorCode.EXPANDED_TOO_LARGE
+
+
+class UnsupportedMediaType(ClusterError):
+    """A file of a kind that is not read here, or not the kind that its sender calls it."""
+
+    code = ErrorCode.UNSUPPORTED_MEDIA_TYPE
+
+
+class EmbeddingModelChanged(ClusterError):
+    """A collection was indexed with another embedding model; their vectors cannot be compared."""
+
+    code = ErrorCode.EMBEDDING_MODEL_CHANGED
+
+
 class VersionMismatch(ClusterError):
     """Agent and coordinator share no protocol version; the message says which one to upgrade."""
 
@@ -302,7 +400,13 @@ class InternalError(ClusterError):
     code = ErrorCode.INTERNAL
 
 
-ERROR_OF_CODE: dict[ErrorCode, type[ClusterError]] = {error.code: error for error in ClusterError.__subclasses__()}
+def _kinds_of(error: type[ClusterError]) -> Iterator[type[ClusterError]]:
+    for kind in error.__subclasses__():
+        yield kind
+        yield from _kinds_of(kind)
+
+
+ERROR_OF_CODE: dict[ErrorCode, type[ClusterError]] = {error.code: error for error in _kinds_of(ClusterError)}
 
 
 def error_of(code: str, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> ClusterError:

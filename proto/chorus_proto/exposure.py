@@ -6,6 +6,8 @@ import ipaddress
 
 from chorus_proto.settings import SettingsError
 
+REQUIRE_KEYS = "ask every caller for an API key; unless told, only beyond this PC and without --insecure"
+
 
 def is_loopback(host: str) -> bool:
     """True when only this PC can reach a server bound to `host`."""
@@ -17,11 +19,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def refuse_exposure(what: str, host: str, *, insecure: bool) -> None:
+def needs_keys(host: str, *, insecure: bool, require_keys: bool | None) -> bool:
+    """Whether a server bound to `host` asks its callers for a key."""
+    return (not is_loopback(host) and not insecure) if require_keys is None else require_keys
+
+
+def refuse_exposure(what: str, host: str, *, insecure: bool, encrypted: bool, keys: bool) -> None:
     """Raises SettingsError when `host` opens `what` to other PCs without protection and nobody allowed that."""
-    if is_loopback(host) or insecure:
+    if is_loopback(host) or insecure or (encrypted and keys):
         return
+    lacks = " and ".join(name for name, there in (("keys", keys), ("TLS", encrypted)) if not there)
     raise SettingsError(
-        f"{what} would listen on {host} for every PC that can reach it, without keys and TLS; "
+        f"{what} would listen on {host} for every PC that can reach it, without {lacks}; "
         "add --insecure to allow that on a network you trust, or use --host 127.0.0.1"
     )

@@ -51,6 +51,8 @@ class AgentFrame(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
     INVENTORY_FIELD_NUMBER: _builtins.int
+    COURTESY_FIELD_NUMBER: _builtins.int
+    FETCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -67,6 +69,12 @@ class AgentFrame(_message.Message):
     def goodbye(self) -> Global___AgentGoodbye: ...
     @_builtins.property
     def inventory(self) -> Global___InventoryReport: ...
+    @_builtins.property
+    def courtesy(self) -> Global___Courtesy: ...
+    @_builtins.property
+    def fetch(self) -> Global___FetchProgress:
+        """answers FetchModel; agents with the feature "model_transfer" """
+
     def __init__(
         self,
         *,
@@ -78,12 +86,14 @@ class AgentFrame(_message.Message):
         failed: Global___ExecutionFailed | None = ...,
         goodbye: Global___AgentGoodbye | None = ...,
         inventory: Global___InventoryReport | None = ...,
+        courtesy: Global___Courtesy | None = ...,
+        fetch: Global___FetchProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "finished", b"finished", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "output", b"output", "replica", b"replica"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["courtesy", b"courtesy", "failed", b"failed", "fetch", b"fetch", "finished", b"finished", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "output", b"output", "replica", b"replica"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "finished", b"finished", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "output", b"output", "replica", b"replica"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["courtesy", b"courtesy", "failed", b"failed", "fetch", b"fetch", "finished", b"finished", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "output", b"output", "replica", b"replica"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "heartbeat", "replica", "output", "finished", "failed", "goodbye", "inventory"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "heartbeat", "replica", "output", "finished", "failed", "goodbye", "inventory", "courtesy", "fetch"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -121,6 +131,10 @@ class CoordinatorFrame(_message.Message):
     CANCEL_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
+    FETCH_FIELD_NUMBER: _builtins.int
+    SEND_FIELD_NUMBER: _builtins.int
+    CANCEL_FETCH_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -137,6 +151,18 @@ class CoordinatorFrame(_message.Message):
     def goodbye(self) -> Global___CoordinatorGoodbye: ...
     @_builtins.property
     def credit(self) -> Global___Credit: ...
+    @_builtins.property
+    def fetch(self) -> Global___FetchModel:
+        """to agents with the feature "model_transfer", as the next two"""
+
+    @_builtins.property
+    def send(self) -> Global___SendModel: ...
+    @_builtins.property
+    def cancel_fetch(self) -> Global___CancelFetch: ...
+    @_builtins.property
+    def remove(self) -> Global___RemoveModel:
+        """of a ModelFile with `fetched`"""
+
     def __init__(
         self,
         *,
@@ -148,12 +174,16 @@ class CoordinatorFrame(_message.Message):
         cancel: Global___Cancel | None = ...,
         goodbye: Global___CoordinatorGoodbye | None = ...,
         credit: Global___Credit | None = ...,
+        fetch: Global___FetchModel | None = ...,
+        send: Global___SendModel | None = ...,
+        cancel_fetch: Global___CancelFetch | None = ...,
+        remove: Global___RemoveModel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "credit", b"credit", "execute", b"execute", "goodbye", b"goodbye", "kind", b"kind", "load", b"load", "renewal", b"renewal", "unload", b"unload", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "cancel_fetch", b"cancel_fetch", "credit", b"credit", "execute", b"execute", "fetch", b"fetch", "goodbye", b"goodbye", "kind", b"kind", "load", b"load", "remove", b"remove", "renewal", b"renewal", "send", b"send", "unload", b"unload", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "credit", b"credit", "execute", b"execute", "goodbye", b"goodbye", "kind", b"kind", "load", b"load", "renewal", b"renewal", "unload", b"unload", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "cancel_fetch", b"cancel_fetch", "credit", b"credit", "execute", b"execute", "fetch", b"fetch", "goodbye", b"goodbye", "kind", b"kind", "load", b"load", "remove", b"remove", "renewal", b"renewal", "send", b"send", "unload", b"unload", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "renewal", "load", "unload", "execute", "cancel", "goodbye", "credit"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "renewal", "load", "unload", "execute", "cancel", "goodbye", "credit", "fetch", "send", "cancel_fetch", "remove"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -174,6 +204,8 @@ class Hello(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    MAC_ADDRESSES_FIELD_NUMBER: _builtins.int
+    COURTESY_FIELD_NUMBER: _builtins.int
     protocol_min: _builtins.int
     """the range of link protocols this agent speaks"""
     protocol_max: _builtins.int
@@ -202,6 +234,14 @@ class Hello(_message.Message):
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """names of optional abilities, see proto/README.md"""
 
+    @_builtins.property
+    def mac_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of this PC, to wake it: "02:42:ac:11:00:02" """
+
+    @_builtins.property
+    def courtesy(self) -> Global___Courtesy:
+        """as it is now; absent: the PC is all ours"""
+
     def __init__(
         self,
         *,
@@ -216,10 +256,12 @@ class Hello(_message.Message):
         models: _abc.Iterable[_common_pb2.ModelFile] | None = ...,
         replicas: _abc.Iterable[Global___ReplicaReport] | None = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
+        mac_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        courtesy: Global___Courtesy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["courtesy", b"courtesy", "hardware", b"hardware"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engines", b"engines", "features", b"features", "hardware", b"hardware", "instance_id", b"instance_id", "models", b"models", "name", b"name", "node_id", b"node_id", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "replicas", b"replicas", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["courtesy", b"courtesy", "engines", b"engines", "features", b"features", "hardware", b"hardware", "instance_id", b"instance_id", "mac_addresses", b"mac_addresses", "models", b"models", "name", b"name", "node_id", b"node_id", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "replicas", b"replicas", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -365,6 +407,8 @@ class ReplicaReport(_message.Message):
     EXPECTED_BYTES_FIELD_NUMBER: _builtins.int
     ARITHMETIC_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    DECODE_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     state: _common_pb2.ReplicaState.ValueType
     slots: _builtins.int
@@ -394,6 +438,10 @@ class ReplicaReport(_message.Message):
     """pre-flight's sum, for people"""
     restarts: _builtins.int
     """of its engine, since it last ran well"""
+    degraded: _builtins.bool
+    """far slower than it was on this PC; `detail` says how far"""
+    decode_tokens_per_s: _builtins.float
+    """measured by the agent itself, one generation alone"""
     def __init__(
         self,
         *,
@@ -414,11 +462,15 @@ class ReplicaReport(_message.Message):
         expected_bytes: _builtins.int | None = ...,
         arithmetic: _builtins.str = ...,
         restarts: _builtins.int = ...,
+        degraded: _builtins.bool = ...,
+        decode_tokens_per_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_bytes", b"_expected_bytes", "_keep_alive_s", b"_keep_alive_s", "_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "expected_bytes", b"expected_bytes", "keep_alive_s", b"keep_alive_s", "load_s", b"load_s", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_decode_tokens_per_s", b"_decode_tokens_per_s", "_expected_bytes", b"_expected_bytes", "_keep_alive_s", b"_keep_alive_s", "_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "decode_tokens_per_s", b"decode_tokens_per_s", "expected_bytes", b"expected_bytes", "keep_alive_s", b"keep_alive_s", "load_s", b"load_s", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_bytes", b"_expected_bytes", "_keep_alive_s", b"_keep_alive_s", "_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "arithmetic", b"arithmetic", "context_tokens", b"context_tokens", "detail", b"detail", "engine", b"engine", "evicted_for", b"evicted_for", "expected_bytes", b"expected_bytes", "failure_code", b"failure_code", "keep_alive_s", b"keep_alive_s", "kept", b"kept", "load_s", b"load_s", "model", b"model", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes", "restarts", b"restarts", "slots", b"slots", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decode_tokens_per_s", b"_decode_tokens_per_s", "_expected_bytes", b"_expected_bytes", "_keep_alive_s", b"_keep_alive_s", "_load_s", b"_load_s", "_predicted_bytes", b"_predicted_bytes", "_progress", b"_progress", "_resident_bytes", b"_resident_bytes", "arithmetic", b"arithmetic", "context_tokens", b"context_tokens", "decode_tokens_per_s", b"decode_tokens_per_s", "degraded", b"degraded", "detail", b"detail", "engine", b"engine", "evicted_for", b"evicted_for", "expected_bytes", b"expected_bytes", "failure_code", b"failure_code", "keep_alive_s", b"keep_alive_s", "kept", b"kept", "load_s", b"load_s", "model", b"model", "predicted_bytes", b"predicted_bytes", "progress", b"progress", "resident_bytes", b"resident_bytes", "restarts", b"restarts", "slots", b"slots", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__decode_tokens_per_s: _TypeAlias = _typing.Literal["decode_tokens_per_s"]  # noqa: Y015
+    _WhichOneofArgType__decode_tokens_per_s: _TypeAlias = _typing.Literal["_decode_tokens_per_s", b"_decode_tokens_per_s"]  # noqa: Y015
     _WhichOneofReturnType__expected_bytes: _TypeAlias = _typing.Literal["expected_bytes"]  # noqa: Y015
     _WhichOneofArgType__expected_bytes: _TypeAlias = _typing.Literal["_expected_bytes", b"_expected_bytes"]  # noqa: Y015
     _WhichOneofReturnType__keep_alive_s: _TypeAlias = _typing.Literal["keep_alive_s"]  # noqa: Y015
@@ -431,6 +483,8 @@ class ReplicaReport(_message.Message):
     _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015
     _WhichOneofReturnType__resident_bytes: _TypeAlias = _typing.Literal["resident_bytes"]  # noqa: Y015
     _WhichOneofArgType__resident_bytes: _TypeAlias = _typing.Literal["_resident_bytes", b"_resident_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__decode_tokens_per_s) -> _WhichOneofReturnType__decode_tokens_per_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_bytes) -> _WhichOneofReturnType__expected_bytes | None: ...
     @_typing.overload
@@ -445,6 +499,38 @@ class ReplicaReport(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__resident_bytes) -> _WhichOneofReturnType__resident_bytes | None: ...
 
 Global___ReplicaReport: _TypeAlias = ReplicaReport  # noqa: Y015
+
+@_typing.final
+class Courtesy(_message.Message):
+    """What the PC leaves to its owner for now. A report replaces the one before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSED_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    paused: _builtins.bool
+    """no new work; what runs goes on"""
+    slots: _builtins.int
+    """generations at once on the whole PC; absent: no limit"""
+    reason: _builtins.str
+    """for people: "its owner is at the keyboard" """
+    def __init__(
+        self,
+        *,
+        paused: _builtins.bool = ...,
+        slots: _builtins.int | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_slots", b"_slots", "slots", b"slots"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slots", b"_slots", "paused", b"paused", "reason", b"reason", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__slots: _TypeAlias = _typing.Literal["slots"]  # noqa: Y015
+    _WhichOneofArgType__slots: _TypeAlias = _typing.Literal["_slots", b"_slots"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slots) -> _WhichOneofReturnType__slots | None: ...
+
+Global___Courtesy: _TypeAlias = Courtesy  # noqa: Y015
 
 @_typing.final
 class InventoryReport(_message.Message):
@@ -504,6 +590,27 @@ class LoadModel(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_alive_s) -> _WhichOneofReturnType__keep_alive_s | None: ...
 
 Global___LoadModel: _TypeAlias = LoadModel  # noqa: Y015
+
+@_typing.final
+class RemoveModel(_message.Message):
+    """Delete a model file that came over the network; the next InventoryReport is without it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveModel: _TypeAlias = RemoveModel  # noqa: Y015
 
 @_typing.final
 class UnloadModel(_message.Message):
@@ -718,15 +825,19 @@ class AgentGoodbye(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
+    SLEEPS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
+    sleeps: _builtins.bool
+    """the PC goes to sleep, and may be woken"""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
+        sleeps: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "sleeps", b"sleeps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -753,3 +864,296 @@ class CoordinatorGoodbye(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CoordinatorGoodbye: _TypeAlias = CoordinatorGoodbye  # noqa: Y015
+
+@_typing.final
+class FetchModel(_message.Message):
+    """Bring a model onto this node's disk: from the internet when `source` is set, else over NodeService.Transfer. Given
+    again after a lost link; a fetch of that id that still runs goes on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    FILE_BYTES_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    transfer_id: _builtins.str
+    model: _builtins.str
+    """the name it gets here; "" leaves it to the agent"""
+    digest: _builtins.str
+    """SHA-256 of the file, 64 hex digits, or "" while unknown"""
+    file_bytes: _builtins.int
+    """0 while unknown"""
+    source: _builtins.str
+    """a name in an Ollama registry or a URL"""
+    ticket: _builtins.str
+    """for TransferOpen"""
+    def __init__(
+        self,
+        *,
+        transfer_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        file_bytes: _builtins.int = ...,
+        source: _builtins.str = ...,
+        ticket: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "file_bytes", b"file_bytes", "model", b"model", "source", b"source", "ticket", b"ticket", "transfer_id", b"transfer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchModel: _TypeAlias = FetchModel  # noqa: Y015
+
+@_typing.final
+class SendModel(_message.Message):
+    """Send a file of this node, from `offset` to its end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    transfer_id: _builtins.str
+    model: _builtins.str
+    digest: _builtins.str
+    offset: _builtins.int
+    ticket: _builtins.str
+    def __init__(
+        self,
+        *,
+        transfer_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        ticket: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "model", b"model", "offset", b"offset", "ticket", b"ticket", "transfer_id", b"transfer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendModel: _TypeAlias = SendModel  # noqa: Y015
+
+@_typing.final
+class CancelFetch(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_ID_FIELD_NUMBER: _builtins.int
+    transfer_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        transfer_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transfer_id", b"transfer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelFetch: _TypeAlias = CancelFetch  # noqa: Y015
+
+@_typing.final
+class FetchProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    transfer_id: _builtins.str
+    state: _builtins.str
+    """TransferState"""
+    done_bytes: _builtins.int
+    total_bytes: _builtins.int
+    """0 while unknown"""
+    bytes_per_s: _builtins.float
+    detail: _builtins.str
+    """what goes on, for people"""
+    model: _builtins.str
+    """the name it has here"""
+    digest: _builtins.str
+    """when `state` is done"""
+    @_builtins.property
+    def failure(self) -> _common_pb2.Failure:
+        """when `state` is failed"""
+
+    def __init__(
+        self,
+        *,
+        transfer_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+        done_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        bytes_per_s: _builtins.float = ...,
+        detail: _builtins.str = ...,
+        failure: _common_pb2.Failure | None = ...,
+        model: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_s", b"bytes_per_s", "detail", b"detail", "digest", b"digest", "done_bytes", b"done_bytes", "failure", b"failure", "model", b"model", "state", b"state", "total_bytes", b"total_bytes", "transfer_id", b"transfer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchProgress: _TypeAlias = FetchProgress  # noqa: Y015
+
+@_typing.final
+class TransferFrame(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    VERIFIED_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def open(self) -> Global___TransferOpen:
+        """agent, first"""
+
+    @_builtins.property
+    def chunk(self) -> Global___TransferChunk:
+        """sender to coordinator to receiver"""
+
+    @_builtins.property
+    def verified(self) -> Global___TransferVerified:
+        """receiver to coordinator"""
+
+    @_builtins.property
+    def rejected(self) -> Global___TransferRejected:
+        """receiver to coordinator"""
+
+    @_builtins.property
+    def failed(self) -> _common_pb2.Failure:
+        """sender to coordinator: it cannot go on"""
+
+    def __init__(
+        self,
+        *,
+        open: Global___TransferOpen | None = ...,
+        chunk: Global___TransferChunk | None = ...,
+        verified: Global___TransferVerified | None = ...,
+        rejected: Global___TransferRejected | None = ...,
+        failed: _common_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "failed", b"failed", "kind", b"kind", "open", b"open", "rejected", b"rejected", "verified", b"verified"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "failed", b"failed", "kind", b"kind", "open", b"open", "rejected", b"rejected", "verified", b"verified"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "chunk", "verified", "rejected", "failed"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___TransferFrame: _TypeAlias = TransferFrame  # noqa: Y015
+
+@_typing.final
+class TransferOpen(_message.Message):
+    """The ticket says which transfer and which end of it. `offset`: a receiver has so many verified bytes already."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TICKET_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    ticket: _builtins.str
+    offset: _builtins.int
+    def __init__(
+        self,
+        *,
+        ticket: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "ticket", b"ticket"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferOpen: _TypeAlias = TransferOpen  # noqa: Y015
+
+@_typing.final
+class TransferChunk(_message.Message):
+    """At most 1 MiB of the file; begins at a multiple of 1 MiB. The chunks between two multiples of 4 MiB are a piece; the
+    last chunk of a piece, or of the file, has the piece's SHA-256. A chunk where the receiver last verified begins anew.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    PIECE_SHA256_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    content: _builtins.bytes
+    piece_sha256: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        content: _builtins.bytes = ...,
+        piece_sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "offset", b"offset", "piece_sha256", b"piece_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferChunk: _TypeAlias = TransferChunk  # noqa: Y015
+
+@_typing.final
+class TransferVerified(_message.Message):
+    """Everything before `offset` is on the receiver's disk and each piece of it was what its sender said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferVerified: _TypeAlias = TransferVerified  # noqa: Y015
+
+@_typing.final
+class TransferRejected(_message.Message):
+    """The sender's bytes are wrong: they are to come from somebody else, from `offset` on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    @_builtins.property
+    def failure(self) -> _common_pb2.Failure: ...
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        failure: _common_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferRejected: _TypeAlias = TransferRejected  # noqa: Y015

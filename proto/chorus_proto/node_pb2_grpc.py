@@ -39,6 +39,11 @@ class NodeServiceStub:
                 request_serializer=chorus__proto_dot_node__pb2.AgentBatch.SerializeToString,
                 response_deserializer=chorus__proto_dot_node__pb2.CoordinatorBatch.FromString,
                 _registered_method=True)
+        self.Transfer = channel.stream_stream(
+                '/chorus.v1.NodeService/Transfer',
+                request_serializer=chorus__proto_dot_node__pb2.TransferFrame.SerializeToString,
+                response_deserializer=chorus__proto_dot_node__pb2.TransferFrame.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
@@ -51,6 +56,14 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Transfer(self, request_iterator, context):
+        """One model file on its way between two agents, relayed. Each of the two dials its own call, beside the link, so that
+        no token ever waits behind a file. The agent's first frame is TransferOpen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +71,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Link,
                     request_deserializer=chorus__proto_dot_node__pb2.AgentBatch.FromString,
                     response_serializer=chorus__proto_dot_node__pb2.CoordinatorBatch.SerializeToString,
+            ),
+            'Transfer': grpc.stream_stream_rpc_method_handler(
+                    servicer.Transfer,
+                    request_deserializer=chorus__proto_dot_node__pb2.TransferFrame.FromString,
+                    response_serializer=chorus__proto_dot_node__pb2.TransferFrame.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +105,33 @@ class NodeService:
             '/chorus.v1.NodeService/Link',
             chorus__proto_dot_node__pb2.AgentBatch.SerializeToString,
             chorus__proto_dot_node__pb2.CoordinatorBatch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Transfer(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/chorus.v1.NodeService/Transfer',
+            chorus__proto_dot_node__pb2.TransferFrame.SerializeToString,
+            chorus__proto_dot_node__pb2.TransferFrame.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,12 +33,20 @@ class NodeServiceStub:
     def __new__(cls, channel: _aio.Channel) -> NodeServiceAsyncStub: ...
     Link: _grpc.StreamStreamMultiCallable[_node_pb2.AgentBatch, _node_pb2.CoordinatorBatch]
     """The agent dials out and keeps this open. Its first frame is Hello; the answer is Welcome or the call fails."""
+    Transfer: _grpc.StreamStreamMultiCallable[_node_pb2.TransferFrame, _node_pb2.TransferFrame]
+    """One model file on its way between two agents, relayed. Each of the two dials its own call, beside the link, so that
+    no token ever waits behind a file. The agent's first frame is TransferOpen.
+    """
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Link: _aio.StreamStreamMultiCallable[_node_pb2.AgentBatch, _node_pb2.CoordinatorBatch]  # type: ignore[assignment]
     """The agent dials out and keeps this open. Its first frame is Hello; the answer is Welcome or the call fails."""
+    Transfer: _aio.StreamStreamMultiCallable[_node_pb2.TransferFrame, _node_pb2.TransferFrame]  # type: ignore[assignment]
+    """One model file on its way between two agents, relayed. Each of the two dials its own call, beside the link, so that
+    no token ever waits behind a file. The agent's first frame is TransferOpen.
+    """
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -48,5 +56,15 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_node_pb2.CoordinatorBatch], _abc.AsyncIterator[_node_pb2.CoordinatorBatch]]:
         """The agent dials out and keeps this open. Its first frame is Hello; the answer is Welcome or the call fails."""
+
+    @_abc_1.abstractmethod
+    def Transfer(
+        self,
+        request_iterator: _MaybeAsyncIterator[_node_pb2.TransferFrame],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.TransferFrame], _abc.AsyncIterator[_node_pb2.TransferFrame]]:
+        """One model file on its way between two agents, relayed. Each of the two dials its own call, beside the link, so that
+        no token ever waits behind a file. The agent's first frame is TransferOpen.
+        """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

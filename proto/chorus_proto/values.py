@@ -1,4 +1,7 @@
-"""What the processes tell each other about PCs and models, as frozen values. Unknown is None, never 0."""
+"""What the processes tell each other about PCs and models, as frozen values. Unknown is None, never 0.
+
+Longer than other files, because who reads one of them needs the others.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,13 @@ class NodeState(StrEnum):
     ALIVE = "alive"
     SUSPECT = "suspect"
     DEAD = "dead"
+    ASLEEP = "asleep"
+    """It said goodbye because its PC went to sleep; it may be woken."""
+
+    @property
+    def is_here(self) -> bool:
+        """False once its lease has ended, for whatever reason."""
+        return self not in (NodeState.DEAD, NodeState.ASLEEP)
 
 
 class ReplicaState(StrEnum):
@@ -50,6 +60,30 @@ class RoutingStrategy(StrEnum):
     STICKY = "sticky"
 
 
+class Priority(StrEnum):
+    """Who goes first. Background work (batch, durable) keeps a share of every model's slots however many wait."""
+
+    INTERACTIVE = "interactive"
+    """Somebody looks at the screen."""
+    BATCH = "batch"
+    DURABLE = "durable"
+    """Like batch, and written down already: it waits as long as it has to and is never refused for others."""
+
+    @property
+    def is_background(self) -> bool:
+        return self is not Priority.INTERACTIVE
+
+
+class ThinkingStyle(StrEnum):
+    """How a model marks its thoughts."""
+
+    PLAIN = "plain"
+    TAGS = "tags"
+    OPENED_TAGS = "opened_tags"
+    """The chat template writes `<think>`; the model only ends the thought."""
+    HARMONY = "harmony"
+
+
 class AggregateStrategy(StrEnum):
     FIRST = "first"
     CONCAT = "concat"
@@ -63,6 +97,12 @@ class Dialect(StrEnum):
     TEXT = "text"
     OPENAI_CHAT = "openai_chat"
     OPENAI_COMPLETION = "openai_completion"
+    OLLAMA_CHAT = "ollama_chat"
+    OLLAMA_GENERATE = "ollama_generate"
+    ANTHROPIC = "anthropic"
+    OPENAI_RESPONSES = "openai_responses"
+    EMBEDDINGS = "embeddings"
+    """One JSON value a line for each text of `Generation.inputs`, in their order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +168,14 @@ class ModelFile:
     embedding: bool = False
     owners: bool = False
     """The PC's owner starts and stops it; placement never chooses it."""
+    thinking: ThinkingStyle | None = None
+    """None: nobody looked."""
+    thinking_optional: bool = False
+    """Its chat template can be told not to let it think."""
+    tools: bool = False
+    """Its chat template knows tools."""
+    fetched: bool = False
+    """It came over the network by our own doing, so it may be deleted again; all else is the PC's owner's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +235,10 @@ class ReplicaReport:
     """Pre-flight's sum, for people."""
     restarts: int = 0
     """Of its engine, since it last ran well."""
+    degraded: bool = False
+    """Far slower than it was on this PC, also after a restart; `detail` says how far."""
+    decode_tokens_per_s: float | None = None
+    """Measured by the agent itself, one generation alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +267,27 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Courtesy:
+    """What a PC leaves to its owner for now, and why, in words that follow the PC's name and a colon."""
+
+    paused: bool = False
+    """No new work; what runs goes on."""
+    slots: int | None = None
+    """Generations at once on the whole PC; None: no limit beside the replicas' own."""
+    reason: str = ""
+
+    @property
+    def words(self) -> str:
+        """`polite pause: its owner is at the keyboard`; "" when the PC is all ours."""
+        if self.paused:
+            return f"polite pause: {self.reason}"
+        return "" if self.slots is None else f"polite, slots: {self.slots}: {self.reason}"
+
+
+ALL_OURS = Courtesy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
     """An agent's introduction."""
 
@@ -229,6 +302,9 @@ class Hello:
     models: tuple[ModelFile, ...] = ()
     replicas: tuple[ReplicaReport, ...] = ()
     features: tuple[str, ...] = ()
+    mac_addresses: tuple[str, ...] = ()
+    """Of this PC, to wake it."""
+    courtesy: Courtesy = ALL_OURS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +354,8 @@ class Node:
     ram_available_bytes: int | None = None
     cpu_percent: float | None = None
     footprints: tuple[Footprint, ...] = ()
+    courtesy: Courtesy = ALL_OURS
+    mac_addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +371,8 @@ class ModelSummary:
     digest: str = ""
     context_tokens: int = 0
     embedding: bool = False
+    alias_of: ModelName | None = None
+    """A further name of that model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,5 +403,31 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OrderedOn:
+    """A node that was told to load or unload a model; `state` is that of its replica before, None: it had none."""
+
+    node_id: NodeId
+    node_name: str
+    state: ReplicaState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOrder:
+    """What a load or unload set going. The replicas' reports tell what comes of it."""
+
+    model: ModelName
+    nodes: tuple[OrderedOn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reassignment:
     assignments: tuple[Assignment, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Woken:
+    """A wake-on-LAN packet was sent for each of these addresses; none: the node is here already."""
+
+    node_id: NodeId
+    node_name: str
+    mac_addresses: tuple[str, ...] = ()

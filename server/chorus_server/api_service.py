@@ -6,13 +6,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
+from dataclasses import replace
 
 from grpc import aio
 
 from chorus_proto import coordinator_pb2, coordinator_pb2_grpc
 from chorus_proto.channel import ERROR_CODE_KEY
-from chorus_proto.cluster import AskFinished, CallOutput, CallStarted, Cluster, MemberDelta, MemberStarted
+from chorus_proto.cluster import AskFinished, CallOutput, CallStarted, CallWaiting, Cluster, MemberDelta, MemberStarted
 from chorus_proto.convert import failure_message
+from chorus_proto.convert_backends import backend_message, of_new_backend
 from chorus_proto.convert_calls import (
     ask_finished_message,
     failed_frame,
@@ -23,9 +25,14 @@ from chorus_proto.convert_calls import (
     reply_frame,
     started_message,
 )
-from chorus_proto.convert_state import reassignment_message, state_message
+from chorus_proto.convert_keys import key_message, of_new_key
+from chorus_proto.convert_queue import explanation_message, queue_message, standing_message
+from chorus_proto.convert_state import model_order_message, reassignment_message, state_message, woken_message
+from chorus_proto.convert_transfers import transfer_message, transfers_message
 from chorus_proto.errors import ClusterError, InternalError, InvalidRequest, SlowConsumer
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Outbox, StreamClosed, Window
+from chorus_proto.keys import KeyClaim, KeyId
+from chorus_server.guard import priority_of, signed
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +41,26 @@ CALLS_LIMIT = 10_000
 
 CallsContext = aio.ServicerContext[coordinator_pb2.CallerBatch, coordinator_pb2.ReplyBatch]
 StateContext = aio.ServicerContext[coordinator_pb2.GetStateRequest, coordinator_pb2.ClusterState]
+QueueContext = aio.ServicerContext[coordinator_pb2.GetQueueRequest, coordinator_pb2.QueueState]
+ExplainContext = aio.ServicerContext[coordinator_pb2.Submit, coordinator_pb2.Explanation]
 ReassignContext = aio.ServicerContext[coordinator_pb2.ReassignRequest, coordinator_pb2.ReassignReply]
+LoadContext = aio.ServicerContext[coordinator_pb2.LoadModelRequest, coordinator_pb2.ModelOrder]
+UnloadContext = aio.ServicerContext[coordinator_pb2.UnloadModelRequest, coordinator_pb2.ModelOrder]
 MetricsContext = aio.ServicerContext[coordinator_pb2.GetMetricsRequest, coordinator_pb2.GetMetricsReply]
+DeleteContext = aio.ServicerContext[coordinator_pb2.DeleteModelRequest, coordinator_pb2.ModelOrder]
+AliasContext = aio.ServicerContext[coordinator_pb2.AliasModelRequest, coordinator_pb2.AliasModelReply]
+WakeContext = aio.ServicerContext[coordinator_pb2.WakeRequest, coordinator_pb2.WakeReply]
+PullContext = aio.ServicerContext[coordinator_pb2.PullModelRequest, coordinator_pb2.Transfer]
+CopyContext = aio.ServicerContext[coordinator_pb2.CopyModelRequest, coordinator_pb2.Transfer]
+ListContext = aio.ServicerContext[coordinator_pb2.ListTransfersRequest, coordinator_pb2.TransferList]
+CancelContext = aio.ServicerContext[coordinator_pb2.CancelTransferRequest, coordinator_pb2.Transfer]
+CreateKeyContext = aio.ServicerContext[coordinator_pb2.CreateKeyRequest, coordinator_pb2.CreateKeyReply]
+ListKeysContext = aio.ServicerContext[coordinator_pb2.ListKeysRequest, coordinator_pb2.ListKeysReply]
+RevokeKeyContext = aio.ServicerContext[coordinator_pb2.RevokeKeyRequest, coordinator_pb2.ApiKey]
+RegisterContext = aio.ServicerContext[coordinator_pb2.RegisterBackendRequest, coordinator_pb2.Backend]
+UnregisterContext = aio.ServicerContext[coordinator_pb2.UnregisterBackendRequest, coordinator_pb2.Backend]
+BackendsContext = aio.ServicerContext[coordinator_pb2.ListBackendsRequest, coordinator_pb2.BackendList]
+CheckKeyContext = aio.ServicerContext[coordinator_pb2.CheckKeyRequest, coordinator_pb2.ApiKey]
 AsyncCall = Coroutine[None, None, None]
 
 
@@ -110,13 +135,19 @@ class _Caller:
             log.debug("the caller left before the end of call %d", call_id)
 
     async def _submit(self, call_id: int, message: coordinator_pb2.Submit) -> None:
-        async with aclosing(self._cluster.submit(of_submit(message))) as events:
+        call = of_submit(message)
+        user, key_id = signed(call.user, call.key_id)
+        call = replace(call, user=user, key_id=key_id, priority=priority_of(call.priority))
+        async with aclosing(self._cluster.submit(call)) as events:
             async for event in events:
                 if isinstance(event, CallOutput):
                     self.outbox.put_answer(call_id, event.payload, event.tokens)
                     await self._paced(call_id, len(event.payload))
                 elif isinstance(event, CallStarted):
                     self._put(coordinator_pb2.ReplyFrame(call_id=call_id, started=started_message(event)))
+                elif isinstance(event, CallWaiting):
+                    waiting = standing_message(event.standing)
+                    self._put(coordinator_pb2.ReplyFrame(call_id=call_id, waiting=waiting))
                 else:
                     self._put(
                         coordinator_pb2.ReplyFrame(call_id=call_id, finished=finished_message(event)),
@@ -124,7 +155,10 @@ class _Caller:
                     )
 
     async def _ask(self, call_id: int, message: coordinator_pb2.Ask) -> None:
-        async with aclosing(self._cluster.ask(of_ask(message))) as events:
+        ask = of_ask(message)
+        user, key_id = signed(ask.user, ask.key_id)
+        ask = replace(ask, user=user, key_id=key_id, priority=priority_of(ask.priority))
+        async with aclosing(self._cluster.ask(ask)) as events:
             async for event in events:
                 if isinstance(event, MemberDelta):
                     delta = coordinator_pb2.MemberDelta(node_id=event.node_id, text=event.text)
@@ -189,6 +223,21 @@ class ApiService(coordinator_pb2_grpc.CoordinatorServiceServicer):
     ) -> coordinator_pb2.ClusterState:
         return state_message(await self._cluster.state())
 
+    async def GetQueue(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.GetQueueRequest, context: QueueContext
+    ) -> coordinator_pb2.QueueState:
+        return queue_message(await self._cluster.queue_state())
+
+    async def Explain(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.Submit, context: ExplainContext
+    ) -> coordinator_pb2.Explanation:
+        try:
+            call = of_submit(request)
+            user, key_id = signed(call.user, call.key_id)
+            return explanation_message(await self._cluster.explain(replace(call, user=user, key_id=key_id)))
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+
     async def Reassign(  # noqa: N802  # the name in the .proto
         self, request: coordinator_pb2.ReassignRequest, context: ReassignContext
     ) -> coordinator_pb2.ReassignReply:
@@ -197,7 +246,133 @@ class ApiService(coordinator_pb2_grpc.CoordinatorServiceServicer):
         except ClusterError as error:
             await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
 
+    async def LoadModel(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.LoadModelRequest, context: LoadContext
+    ) -> coordinator_pb2.ModelOrder:
+        keep_alive_s = request.keep_alive_s if request.HasField("keep_alive_s") else None
+        try:
+            order = await self._cluster.load_model(request.model, node=request.node or None, keep_alive_s=keep_alive_s)
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+        return model_order_message(order)
+
+    async def UnloadModel(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.UnloadModelRequest, context: UnloadContext
+    ) -> coordinator_pb2.ModelOrder:
+        try:
+            order = await self._cluster.unload_model(request.model, node=request.node or None)
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+        return model_order_message(order)
+
+    async def DeleteModel(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.DeleteModelRequest, context: DeleteContext
+    ) -> coordinator_pb2.ModelOrder:
+        try:
+            return model_order_message(await self._cluster.delete_model(request.model))
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+
+    async def AliasModel(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.AliasModelRequest, context: AliasContext
+    ) -> coordinator_pb2.AliasModelReply:
+        try:
+            model = await self._cluster.alias_model(request.name, request.model)
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+        return coordinator_pb2.AliasModelReply(model=model)
+
+    async def Wake(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.WakeRequest, context: WakeContext
+    ) -> coordinator_pb2.WakeReply:
+        try:
+            return woken_message(await self._cluster.wake(request.node))
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+
+    async def PullModel(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.PullModelRequest, context: PullContext
+    ) -> coordinator_pb2.Transfer:
+        try:
+            return transfer_message(
+                await self._cluster.pull_model(request.source, node=request.node, sha256=request.sha256)
+            )
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+
+    async def CopyModel(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.CopyModelRequest, context: CopyContext
+    ) -> coordinator_pb2.Transfer:
+        try:
+            return transfer_message(await self._cluster.copy_model(request.model, to=request.node))
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+
+    async def ListTransfers(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.ListTransfersRequest, context: ListContext
+    ) -> coordinator_pb2.TransferList:
+        return transfers_message(await self._cluster.transfers())
+
+    async def CancelTransfer(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.CancelTransferRequest, context: CancelContext
+    ) -> coordinator_pb2.Transfer:
+        try:
+            return transfer_message(await self._cluster.cancel_transfer(request.transfer_id))
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+
     async def GetMetrics(  # noqa: N802  # the name in the .proto
         self, request: coordinator_pb2.GetMetricsRequest, context: MetricsContext
     ) -> coordinator_pb2.GetMetricsReply:
         return coordinator_pb2.GetMetricsReply(text=await self._cluster.metrics())
+
+    async def CreateKey(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.CreateKeyRequest, context: CreateKeyContext
+    ) -> coordinator_pb2.CreateKeyReply:
+        try:
+            made = await self._cluster.create_key(of_new_key(request))
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+        return coordinator_pb2.CreateKeyReply(key=key_message(made.key), text=made.text)
+
+    async def ListKeys(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.ListKeysRequest, context: ListKeysContext
+    ) -> coordinator_pb2.ListKeysReply:
+        return coordinator_pb2.ListKeysReply(keys=[key_message(key) for key in await self._cluster.list_keys()])
+
+    async def RevokeKey(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.RevokeKeyRequest, context: RevokeKeyContext
+    ) -> coordinator_pb2.ApiKey:
+        try:
+            return key_message(await self._cluster.revoke_key(request.key))
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+
+    async def RegisterBackend(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.RegisterBackendRequest, context: RegisterContext
+    ) -> coordinator_pb2.Backend:
+        try:
+            return backend_message(await self._cluster.register_backend(of_new_backend(request)))
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+
+    async def UnregisterBackend(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.UnregisterBackendRequest, context: UnregisterContext
+    ) -> coordinator_pb2.Backend:
+        try:
+            return backend_message(await self._cluster.unregister_backend(request.name))
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+
+    async def ListBackends(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.ListBackendsRequest, context: BackendsContext
+    ) -> coordinator_pb2.BackendList:
+        return coordinator_pb2.BackendList(backends=[backend_message(one) for one in await self._cluster.backends()])
+
+    async def CheckKey(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.CheckKeyRequest, context: CheckKeyContext
+    ) -> coordinator_pb2.ApiKey:
+        try:
+            return key_message(await self._cluster.check_key(KeyClaim(KeyId(request.key_id), request.digest)))
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))

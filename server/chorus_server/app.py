@@ -13,11 +13,13 @@ from grpc import aio
 from chorus_proto import coordinator_pb2_grpc, node_pb2_grpc
 from chorus_proto.channel import LISTENER_OPTIONS
 from chorus_proto.clock import Clock
-from chorus_proto.exposure import is_loopback, refuse_exposure
-from chorus_proto.files import only_one, state_folder
+from chorus_proto.exposure import is_loopback, needs_keys, refuse_exposure
+from chorus_proto.files import only_one, state_folder, write_atomically
+from chorus_proto.keys import LOCAL_KEY_FILE, LocalKey
 from chorus_proto.settings import SettingsError
 from chorus_server.api_service import ApiService
 from chorus_server.coordinator import Coordinator
+from chorus_server.guard import KeyGuard
 from chorus_server.node_service import NodeService
 from chorus_server.settings import CoordinatorSettings
 from chorus_server.store import Store
@@ -41,9 +43,11 @@ async def running(settings: CoordinatorSettings, clock: Clock) -> AsyncGenerator
 
     Raises SettingsError when the port is taken, the state folder cannot be used or another coordinator runs there.
     """
-    refuse_exposure("the coordinator", settings.host, insecure=settings.insecure)
+    keys_required = needs_keys(settings.host, insecure=settings.insecure, require_keys=settings.require_keys)
+    refuse_exposure("the coordinator", settings.host, insecure=settings.insecure, encrypted=False, keys=keys_required)
     if not is_loopback(settings.host):
-        log.warning("--insecure: every PC that reaches this one may join or ask; nothing is encrypted")
+        asks = "ask with an API key" if keys_required else "ask"
+        log.warning("--insecure: every PC that reaches this one may join or %s; nothing is encrypted", asks)
     folder = state_folder(settings.state_dir)
     refusal = (
         f"a coordinator already runs on the state folder {folder}; stop it first, or choose another folder with "
@@ -54,13 +58,18 @@ async def running(settings: CoordinatorSettings, clock: Clock) -> AsyncGenerator
         try:
             coordinator = Coordinator(settings, store, clock)
             await coordinator.remember()
-            server, port = await _listen(settings, coordinator, clock)
+            if keys_required and not coordinator.keys.any_live:
+                log.warning("no API key lets anybody in yet; make one: chorus keys create NAME")
+            server, port = await _listen(settings, coordinator, clock, keys_required=keys_required)
             sweeping = asyncio.create_task(coordinator.run(), name="coordinator")
             try:
                 host = settings.host if settings.host not in ("0.0.0.0", "::") else "127.0.0.1"
                 log.info("coordinator listens on %s:%d, epoch %d", settings.host, port, store.epoch)
+                own = LocalKey(address=f"{host}:{port}", text=coordinator.keys.local_text)
+                await asyncio.to_thread(write_atomically, folder / LOCAL_KEY_FILE, own.encoded())
                 yield RunningCoordinator(coordinator=coordinator, grpc_address=f"{host}:{port}")
             finally:
+                (folder / LOCAL_KEY_FILE).unlink(missing_ok=True)
                 await coordinator.drain()
                 await server.stop(GOODBYE_GRACE_S)
                 sweeping.cancel()
@@ -70,8 +79,14 @@ async def running(settings: CoordinatorSettings, clock: Clock) -> AsyncGenerator
             await asyncio.to_thread(store.close)
 
 
-async def _listen(settings: CoordinatorSettings, coordinator: Coordinator, clock: Clock) -> tuple[aio.Server, int]:
-    server = aio.server(options=LISTENER_OPTIONS, maximum_concurrent_rpcs=RPCS_PER_AGENT * settings.agents_limit)
+async def _listen(
+    settings: CoordinatorSettings, coordinator: Coordinator, clock: Clock, *, keys_required: bool
+) -> tuple[aio.Server, int]:
+    server = aio.server(
+        interceptors=(KeyGuard(coordinator.keys, required=keys_required),),
+        options=LISTENER_OPTIONS,
+        maximum_concurrent_rpcs=RPCS_PER_AGENT * settings.agents_limit,
+    )
     node_pb2_grpc.add_NodeServiceServicer_to_server(
         NodeService(coordinator, clock, hello_within_s=settings.hello_within_s, window_bytes=settings.window_bytes),
         server,

@@ -1,48 +1,77 @@
 """The verbs of the coordinator: what agents report and what callers ask, tied to the parts that do it.
 
-It implements the `Cluster` protocol itself; edges only translate.
+It implements the `Cluster` protocol itself; edges only translate. It is long because every verb is a method of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from chorus_proto import PROTOCOL_MAX, __version__
+from chorus_proto.backends import Backend, NewBackend
 from chorus_proto.catalogue import shape_of, tier_of
 from chorus_proto.clock import Clock
 from chorus_proto.cluster import Ask, AskEvent, Call, CallEvent
 from chorus_proto.errors import Draining, ErrorCode
+from chorus_proto.explained import Explanation
 from chorus_proto.ids import ModelName
+from chorus_proto.keys import ApiKey, KeyClaim, MadeKey, NewKey
+from chorus_proto.queue_state import QueueState
+from chorus_proto.transfers import FetchReport, Transfer
 from chorus_proto.values import (
     Assignment,
     ClusterState,
+    Courtesy,
     Heartbeat,
     Hello,
     ModelFile,
+    ModelOrder,
     ModelSummary,
     Reassignment,
     ReplicaReport,
     ReplicaState,
     Welcome,
+    Woken,
 )
+from chorus_server.aliases import Aliases
+from chorus_server.backends import Backends
+from chorus_server.copy_flow import transfer_rules
 from chorus_server.council import Council
 from chorus_server.demand import Demand
-from chorus_server.dispatch import Dispatcher
-from chorus_server.events import Events, LoadDemanded, ModelAssigned, NodeChanged, NodeRegistered, ReplicaChanged
+from chorus_server.demand_copies import DemandCopies
+from chorus_server.dispatch import Dispatcher, dispatch_rules
+from chorus_server.events import (
+    Events,
+    LoadDemanded,
+    ModelAssigned,
+    NodeChanged,
+    NodeRegistered,
+    ReplicaChanged,
+    TransferChanged,
+)
+from chorus_server.fairness import Debts
+from chorus_server.introduction import check_inventory
+from chorus_server.keys import Keys
 from chorus_server.learnt import Learnt
 from chorus_server.link import AgentLink
 from chorus_server.loads import Loads
+from chorus_server.magic_packet import broadcast_addresses, send_magic_packets
 from chorus_server.metrics import Counters, StateCollector, exposition
+from chorus_server.model_orders import ModelOrders
+from chorus_server.node_record import NodeRecord
 from chorus_server.placement import PlacementNode, PlacementRules, assign
-from chorus_server.queue import WaitingRoom
+from chorus_server.queue import WaitingRoom, queue_rules
 from chorus_server.reconcile import Reconciler
-from chorus_server.registry import NodeRecord, Registry, Transition, check_inventory
+from chorus_server.registry import Registry, Transition
 from chorus_server.routing import Router
-from chorus_server.settings import CoordinatorSettings
+from chorus_server.settings import CoordinatorSettings, shares_of
 from chorus_server.store import Store
+from chorus_server.transfers import Transfers
+from chorus_server.wake import Wakings, wake_rules
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +85,9 @@ class Coordinator:
 
     def __init__(self, settings: CoordinatorSettings, store: Store, clock: Clock) -> None:
         self.events = Events()
+        self.keys = Keys(store.keys, clock)
+        self.aliases = Aliases(store.aliases)
+        self.registered = Backends(store.backends, clock)
         self._settings = settings
         self._store = store
         self._clock = clock
@@ -66,30 +98,39 @@ class Coordinator:
             suspect_after_s=settings.suspect_after_s,
             dead_after_s=settings.dead_after_s,
             forget_after_s=settings.forget_after_s,
+            forget_asleep_after_s=settings.forget_asleep_after_s,
         )
         self._loads = Loads(clock, slots=settings.slots, context_tokens=settings.context_tokens)
+        transfers = Transfers(self._registry, clock, transfer_rules(settings), self._transfer_changed)
+        self._copies = DemandCopies(self._registry, self._loads, transfers, clock, enabled=settings.copy_on_demand)
+        self._wakings = Wakings(clock, self._send_wake_up, wake_rules(settings))
         self._demand = Demand(
             self._registry,
             self._loads,
             clock,
             self._load_demanded,
+            self._wakings,
+            self._copies,
             keep_alive_s=settings.model_keep_alive_s,
             back_within_s=settings.suspect_after_s,
         )
-        self._room = WaitingRoom(self._registry, Router(), self._demand, clock, limit=settings.queue_limit)
-        self._dispatcher = Dispatcher(
+        debts = Debts(clock, half_life_s=settings.debt_half_life_s, shares=shares_of(settings.user_shares))
+        self._room = WaitingRoom(
+            self._registry, Router(), self._demand, debts, clock, queue_rules(settings), self.aliases
+        )
+        self._dispatcher = Dispatcher(self._registry, self._room, self._counters, clock, dispatch_rules(settings))
+        self._council = Council(self._registry, self._room, self._dispatcher, clock)
+        self._orders = ModelOrders(
             self._registry,
             self._room,
-            self._counters,
-            clock,
-            strategy=settings.routing_strategy,
-            queue_within_s=settings.queue_within_s,
-            retry_within_s=settings.retry_within_s,
-            attempts=settings.attempts,
+            self._loads,
+            self._demand,
+            keep_alive_s=settings.model_keep_alive_s,
+            unload_within_s=settings.unload_within_s,
         )
-        self._council = Council(self._registry, self._room, self._dispatcher, clock)
         self._reconciler = Reconciler(self._registry, self._loads, unload_within_s=settings.unload_within_s)
         self._learnt = Learnt(store, clock)
+        self.transfers_under_way = transfers
         self._draining = False
         self._reconcile_is_due = False
         self._counters.registry.register(StateCollector(self._state))
@@ -102,9 +143,11 @@ class Coordinator:
             raise Draining("the coordinator is shutting down", retry_after_s=5)
         record = self._registry.admit(hello, address, link)
         self._learnt.joined(record)
+        self._wakings.came(record)
         self._loads.link_is_new(record)
         self._place([record])
         self._registry.explain_absence(record)
+        self.transfers_under_way.joined(record)
         total = len(self._registry.present())
         self.events.tell(NodeRegistered(node=self._registry.shown(record), total_nodes=total))
         self._reconcile()
@@ -151,11 +194,26 @@ class Coordinator:
         announced = list(models)
         check_inventory(announced)
         self._registry.inventory(record, announced)
+        self._learnt.changed(record)
         self._place([record])
         self._reconcile()
 
-    def said_goodbye(self, record: NodeRecord, reason: str) -> None:
-        self._tell(self._registry.left(record, reason))
+    def fetch_reported(self, record: NodeRecord, report: FetchReport) -> None:
+        self.transfers_under_way.reported(record, report)
+
+    def _transfer_changed(self, transfer: Transfer) -> None:
+        self._copies.ended(transfer)
+        self.events.tell(TransferChanged(transfer=transfer))
+        self._reconcile()
+
+    def courtesy_reported(self, record: NodeRecord, courtesy: Courtesy) -> None:
+        """Its owner wants more of the PC, or less again."""
+        record.courtesy = courtesy
+        log.info("node %s: %s", record.name, courtesy.words or "its owner leaves it to us again")
+        self._reconcile()
+
+    def said_goodbye(self, record: NodeRecord, reason: str, *, sleeps: bool = False) -> None:
+        self._tell(self._registry.left(record, reason, sleeps=sleeps))
 
     def link_ended(self, record: NodeRecord, reason: str) -> None:
         self._tell(self._registry.lost_link(record, reason))
@@ -165,6 +223,8 @@ class Coordinator:
             return
         record = transition.record
         log.info("node %s is %s: %s", record.name, record.state, transition.reason)
+        if not record.state.is_here:
+            self._learnt.changed(record)
         self.events.tell(
             NodeChanged(node_id=record.node_id, name=record.name, state=record.state, reason=transition.reason)
         )
@@ -219,16 +279,22 @@ class Coordinator:
     async def submit(self, call: Call) -> AsyncGenerator[CallEvent, None]:
         """See `Cluster.submit`."""
         self._refuse_when_draining()
-        async with aclosing(self._dispatcher.run(call)) as events:
-            async for event in events:
-                yield event
+        estimate = call.prompt_tokens_estimate
+        with self.keys.billed(call.key_id, prompt_tokens_estimate=estimate) as bill:
+            async with aclosing(self._dispatcher.run(call)) as events:
+                async for event in events:
+                    bill.note(event)
+                    yield event
 
     async def ask(self, ask: Ask) -> AsyncGenerator[AskEvent, None]:
         """See `Cluster.ask`."""
         self._refuse_when_draining()
-        async with aclosing(self._council.run(ask)) as events:
-            async for event in events:
-                yield event
+        estimate = ask.prompt_tokens_estimate
+        with self.keys.billed(ask.key_id, prompt_tokens_estimate=estimate) as bill:
+            async with aclosing(self._council.run(ask)) as events:
+                async for event in events:
+                    bill.note(event)
+                    yield event
 
     def _refuse_when_draining(self) -> None:
         if self._draining:
@@ -237,6 +303,14 @@ class Coordinator:
     async def state(self) -> ClusterState:
         """See `Cluster.state`."""
         return self._state()
+
+    async def queue_state(self) -> QueueState:
+        """See `Cluster.queue_state`."""
+        return self._room.queue_state()
+
+    async def explain(self, call: Call) -> Explanation:
+        """See `Cluster.explain`."""
+        return self._dispatcher.explain(call)
 
     async def reassign(self) -> Reassignment:
         """See `Cluster.reassign`."""
@@ -247,9 +321,86 @@ class Coordinator:
         self._reconcile()
         return Reassignment(assignments=tuple(assignments))
 
+    async def load_model(self, model: str, *, node: str | None = None, keep_alive_s: float | None = None) -> ModelOrder:
+        """See `Cluster.load_model`."""
+        self._refuse_when_draining()
+        return self._orders.load(model, node, keep_alive_s)
+
+    async def unload_model(self, model: str, *, node: str | None = None) -> ModelOrder:
+        """See `Cluster.unload_model`."""
+        return self._orders.unload(model, node)
+
+    async def delete_model(self, model: str) -> ModelOrder:
+        """See `Cluster.delete_model`."""
+        self._refuse_when_draining()
+        if await self.aliases.remove(model):
+            return ModelOrder(model=ModelName(model))
+        return self._orders.delete(model)
+
+    async def alias_model(self, name: str, model: str) -> ModelName:
+        """See `Cluster.alias_model`."""
+        meant = self._room.known_model(model, embeddings=True)
+        await self.aliases.add(name, meant, held=[one.name for one in self._models_held()])
+        return meant
+
     async def metrics(self) -> bytes:
         """See `Cluster.metrics`."""
         return exposition(self._counters)
+
+    async def wake(self, node: str) -> Woken:
+        """See `Cluster.wake`."""
+        return self._wakings.wake(self._registry.find(node))
+
+    async def create_key(self, wish: NewKey) -> MadeKey:
+        """See `Cluster.create_key`."""
+        return await self.keys.create(wish)
+
+    async def list_keys(self) -> tuple[ApiKey, ...]:
+        """See `Cluster.list_keys`."""
+        return self.keys.list()
+
+    async def revoke_key(self, key: str) -> ApiKey:
+        """See `Cluster.revoke_key`."""
+        return await self.keys.revoke(key)
+
+    async def register_backend(self, wish: NewBackend) -> Backend:
+        """See `Cluster.register_backend`."""
+        self._refuse_when_draining()
+        return await self.registered.register(wish)
+
+    async def unregister_backend(self, name: str) -> Backend:
+        """See `Cluster.unregister_backend`."""
+        return await self.registered.unregister(name)
+
+    async def backends(self) -> tuple[Backend, ...]:
+        """See `Cluster.backends`."""
+        return self.registered.list()
+
+    async def check_key(self, claim: KeyClaim) -> ApiKey:
+        """See `Cluster.check_key`."""
+        return self.keys.check(claim)
+
+    def _send_wake_up(self, mac_addresses: Sequence[str]) -> int:
+        to = [self._settings.wake_address] if self._settings.wake_address else broadcast_addresses()
+        return send_magic_packets(mac_addresses, to, self._settings.wake_port)
+
+    async def pull_model(self, source: str, *, node: str = "", sha256: str = "") -> Transfer:
+        """See `Cluster.pull_model`."""
+        self._refuse_when_draining()
+        return self.transfers_under_way.pull(source, node=node, sha256=sha256)
+
+    async def copy_model(self, model: str, *, to: str) -> Transfer:
+        """See `Cluster.copy_model`."""
+        self._refuse_when_draining()
+        return self.transfers_under_way.copy(model, to=to)
+
+    async def transfers(self) -> tuple[Transfer, ...]:
+        """See `Cluster.transfers`."""
+        return self.transfers_under_way.list()
+
+    async def cancel_transfer(self, transfer_id: str) -> Transfer:
+        """See `Cluster.cancel_transfer`."""
+        return self.transfers_under_way.cancel(transfer_id)
 
     def _state(self) -> ClusterState:
         records = self._registry.records()
@@ -269,6 +420,13 @@ class Coordinator:
         )
 
     def _models_shown(self) -> Iterable[ModelSummary]:
+        held = {model.name: model for model in self._models_held()}
+        yield from held.values()
+        for name, model in self.aliases.all():
+            if model in held and name not in held:
+                yield replace(held[model], name=name, alias_of=model)
+
+    def _models_held(self) -> Iterable[ModelSummary]:
         present = self._registry.present()
         files = {file.name: file for record in present for file in record.models.values()}
         for name, file in sorted(files.items()):
@@ -307,6 +465,7 @@ class Coordinator:
                 await self.save()
 
     def _sweep(self) -> None:
+        self.keys.sweep()
         for transition in self._registry.sweep():
             self._tell(transition)
         due = self._loads.no_longer_too_big()
@@ -315,15 +474,23 @@ class Coordinator:
         for record in self._registry.records():
             if record.link is not None:
                 record.link.cut_slow_callers(self._settings.slow_caller_s)
+        self.transfers_under_way.sweep()
         self._reconcile()
 
     async def remember(self) -> None:
         """Take back what earlier runs learnt."""
         await self._learnt.remember()
+        await self.keys.remember()
+        await self.aliases.remember()
+        await self.registered.remember()
+        if self._settings.wake_nodes:
+            for one in self._learnt.asleep(self._settings.forget_asleep_after_s):
+                self._registry.restore(one.hello, one.address, unseen_s=one.unseen_s)
 
     async def save(self) -> None:
         """Write down what was learnt since the last time. A full disk is only logged."""
-        await self._learnt.save(self._registry.present())
+        await self._learnt.save(self._registry.records())
+        await self.keys.save()
 
     async def drain(self) -> None:
         """Take nothing new, let running requests finish within the drain limit, then say goodbye to the agents."""

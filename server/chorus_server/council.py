@@ -35,8 +35,9 @@ from chorus_proto.ids import ModelName, NodeId, RequestId
 from chorus_proto.values import Dialect, ReplicaState
 from chorus_server.aggregate import aggregate
 from chorus_server.dispatch import Dispatcher
+from chorus_server.node_record import NodeRecord
 from chorus_server.queue import WaitingRoom
-from chorus_server.registry import NodeRecord, Registry
+from chorus_server.registry import Registry
 from chorus_server.routing import Need
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Council:
         loading = [
             record.node_id
             for record in self._registry.present()
-            if record.takes_work
+            if record.takes_requests
             and model in record.replicas
             and record.replicas[model].report.state is ReplicaState.LOADING
         ]
@@ -106,6 +107,8 @@ class Council:
 
         A node named by the asker is a member even when it cannot answer now, so that it is named as missing.
         """
+        if record.courtesy.paused and not wanted_by_name:
+            return None
         ready = [
             name
             for name, replica in record.replicas.items()
@@ -194,6 +197,8 @@ class Council:
         record = self._registry.find(member.node_id)
         if not record.takes_work:
             raise NodeLost(f"node {record.name} is {record.state}: nothing heard from it")
+        if record.courtesy.paused:
+            raise NoReplica(f"node {record.name} makes a {record.courtesy.words}")
 
     async def _answer_of(
         self,
@@ -213,6 +218,8 @@ class Council:
             within_s=ask.within_s,
             max_tokens=ask.max_tokens,
             node=member.node_id,
+            user=ask.user,
+            priority=ask.priority,
         )
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = ""

@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from chorus_proto.clock import Clock
 from chorus_proto.errors import ClusterError, ErrorCode
 from chorus_proto.ids import ModelName, NodeId
-from chorus_proto.values import NodeState, ReplicaState
+from chorus_proto.load_time import load_left_s, seconds_in_words
+from chorus_proto.values import ReplicaState
 from chorus_server.demand_choice import Choice, Offer, Refusal, choose, refused_error
-from chorus_server.demand_sites import Sites
+from chorus_server.demand_copies import DemandCopies
+from chorus_server.demand_sites import Sites, whole_load_s
 from chorus_server.events import LoadDemanded
 from chorus_server.loads import Loads
-from chorus_server.registry import NodeRecord, Registry
+from chorus_server.node_record import NodeRecord, ReplicaRecord
+from chorus_server.registry import Registry
 from chorus_server.routing import Need
+from chorus_server.wake import Wakings
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ class Want:
     need: Need
     node_id: NodeId | None = None
     excluded: frozenset[int] = frozenset()
+    digest: str | None = None
     waiting: int = 1
 
 
@@ -62,6 +67,8 @@ class Demand:
         loads: Loads,
         clock: Clock,
         tell: Callable[[LoadDemanded], None],
+        wakings: Wakings,
+        copies: DemandCopies,
         *,
         keep_alive_s: float,
         back_within_s: float,
@@ -72,6 +79,8 @@ class Demand:
         self._sites = Sites(loads, clock)
         self._clock = clock
         self._tell = tell
+        self._wakings = wakings
+        self._copies = copies
         self._keep_alive_s = keep_alive_s
         self._back_within_s = back_within_s
 
@@ -98,6 +107,10 @@ class Demand:
             if not choice.best.wait_s:
                 self._order(want, choice.best)
             return None
+        if self._wakings.call_one(self._sleepers(want)):
+            return None
+        if want.node_id is None and self._copies.begin(want.model, choice.refused):
+            return None
         return self._hopeless(want, choice)
 
     def _order(self, want: Want, offer: Offer) -> None:
@@ -123,14 +136,22 @@ class Demand:
         return None if choice.best is not None else self._hopeless(want, choice)
 
     def _hopeless(self, want: Want, choice: Choice) -> Hopeless | None:
-        if any(not record.takes_work and self._has(record, want.model) for record in self._present(want)):
-            # It is not dead yet: its lease decides, and then this is looked at again.
+        if any(not record.takes_requests and self._has(record, want.model) for record in self._present(want)):
+            # It is not dead yet, or its owner has it for now: this is looked at again.
             return None
-        refused = choice.refused
+        sleepers = list(self._sleepers(want))
+        if any(self._wakings.may_come(record) for record in sleepers):
+            return None
+        if want.node_id is None and self._copies.could(want.model, choice.refused):
+            return None
+        refused = choice.refused + tuple(self._no_longer_offered(want))
+        refused += tuple((record.name, self._wakings.refusal(record)) for record in sleepers)
+        if want.node_id is None:
+            refused += tuple(self._copies.refusals(want.model))
         bound = None if want.node_id is None else next(iter(self._matching(want)), None)
         if not refused and bound is not None:
             what = (
-                "is dead: nothing is heard from it" if bound.state is NodeState.DEAD else f"does not have {want.model}"
+                f"does not have {want.model}" if bound.state.is_here else f"is {bound.state}: nothing is heard from it"
             )
             refused = ((bound.name, Refusal(code=ErrorCode.NO_REPLICA, words=what)),)
         return Hopeless(
@@ -140,34 +161,68 @@ class Demand:
             nobody_is_there=not choice.refused,
         )
 
+    def _no_longer_offered(self, want: Want) -> Iterable[tuple[str, Refusal]]:
+        """Nodes that took the model off their list when its load failed: a damaged file is not announced any more."""
+        for record in self._present(want):
+            if want.model not in record.models:
+                refusal = self._loads.refusal(record, want.model)
+                if refusal is not None:
+                    yield record.name, refusal
+
     def progress_words(self, want: Want) -> str:
         """What goes on for this want, for people: `attic loads it: 40 %, reading weights`; "" when nothing loads."""
         words: list[str] = []
         for record in self._matching(want):
             replica = record.replicas.get(want.model)
-            if replica is not None and replica.report.state is ReplicaState.LOADING:
+            if record.takes_work and record.courtesy.paused and self._has(record, want.model):
+                words.append(f"{record.name} makes a {record.courtesy.words}")
+            elif replica is not None and replica.report.state is ReplicaState.LOADING:
                 report = replica.report
                 share = "" if report.progress is None else f"{report.progress:.0%}"
-                words.append(
-                    f"{record.name} loads it: {', '.join(filter(None, (share, report.detail))) or 'just begun'}"
-                )
+                left = f"about {seconds_in_words(_left_s(record, replica))} left"
+                words.append(f"{record.name} loads it: {', '.join(filter(None, (share, report.detail, left)))}")
             elif replica is not None and replica.report.state is ReplicaState.UNLOADING:
                 words.append(f"{record.name} unloads it, to load it again")
             elif self._loads.pending(record, want.model):
                 words.append(f"{record.name} was told to load it and has not begun")
+        if want.node_id is None:
+            words += self._copies.words(want.model)
+        words += filter(None, (self._wakings.words(record) for record in self._sleepers(want)))
         if not words and not self.is_coming(want):
             best = self.choice(want, {}).best
             if best is not None and best.displaced:
                 words.append(f"{best.site.node_name} has no room for it beside {', '.join(best.displaced)}, now in use")
         return "; ".join(words)
 
+    def expected_s(self, want: Want) -> float | None:
+        """Seconds until a load that is under way for this want is done; None when none is."""
+        left: list[float] = []
+        for record in self._matching(want):
+            replica = record.replicas.get(want.model)
+            if replica is not None and replica.report.state is ReplicaState.LOADING:
+                left.append(_left_s(record, replica))
+            elif self._loads.pending(record, want.model):
+                left.append(whole_load_s(record, want.model))
+        return min(left, default=None)
+
     # Facts --------------------------------------------------------------------------------------------------------
 
     def _matching(self, want: Want) -> Iterable[NodeRecord]:
-        return (one for one in self._registry.records() if want.node_id in (None, one.node_id))
+        return (
+            one
+            for one in self._registry.records()
+            if want.node_id in (None, one.node_id) and want.digest in (None, one.digest_of(want.model))
+        )
 
     def _present(self, want: Want) -> Iterable[NodeRecord]:
-        return (one for one in self._matching(want) if one.state is not NodeState.DEAD)
+        return (one for one in self._matching(want) if one.state.is_here)
+
+    def _sleepers(self, want: Want) -> Iterable[NodeRecord]:
+        return (one for one in self._matching(want) if self._wakings.could(one) and self._has(one, want.model))
+
+    def within_reach(self) -> list[NodeRecord]:
+        """Nodes that are here, and those that could be woken: what is on their disks can be asked for."""
+        return [one for one in self._registry.records() if one.state.is_here or self._wakings.could(one)]
 
     @staticmethod
     def _has(record: NodeRecord, model: ModelName) -> bool:
@@ -181,7 +236,10 @@ class Demand:
             # A dead node is not waited for, one that was heard of just now is: most come back at once.
             away_s = self._clock.monotonic_s() - record.beat_at_s
             was_serving = under_way or state is ReplicaState.READY or record.assigned == want.model
-            return record.state is not NodeState.DEAD and away_s < self._back_within_s and was_serving
+            return record.state.is_here and away_s < self._back_within_s and was_serving
+        if record.courtesy.paused:
+            # Somebody else may load it; when nobody can, the want waits for the end of the pause.
+            return False
         if replica is not None and state is ReplicaState.READY:
             return replica.incarnation not in want.excluded
         # What is assigned and neither loaded, refused nor held back is about to be ordered by the reconciler.
@@ -190,7 +248,7 @@ class Demand:
 
     def choice(self, want: Want, requests: Mapping[ModelName, int]) -> Choice:
         """Where to load, and why not elsewhere. `requests` counts by model who waits, this want included."""
-        able = [record for record in self._matching(want) if record.takes_work and want.model in record.models]
+        able = [record for record in self._matching(want) if record.takes_requests and want.model in record.models]
         return choose([self._sites.site(record, want.model, want.need, requests) for record in able])
 
     def _smaller_ready(self, model: ModelName) -> ModelName | None:
@@ -205,3 +263,7 @@ class Demand:
             if not file.embedding and file.file_bytes < limit
         }
         return max(ready, key=lambda name: (ready[name], name), default=None)
+
+
+def _left_s(record: NodeRecord, replica: ReplicaRecord) -> float:
+    return load_left_s(whole_load_s(record, replica.report.model), replica.report.progress)

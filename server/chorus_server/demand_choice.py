@@ -15,10 +15,6 @@ from chorus_proto.errors import ClusterError, ErrorCode, LoadFailed, NoReplica, 
 from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.sizing import Estimate
 
-READ_BYTES_PER_S = 500e6
-"""A SATA disk. Assumed, with `START_S`, until a load of the model has been measured on the node."""
-START_S = 1.0
-
 STAY_S = 10.0
 """A model that came for somebody is not displaced before it has been ready for this long, while it is in use: two
 models that do not fit together are served in turns, and the loads do not eat up the turns."""
@@ -34,11 +30,6 @@ TIGHT_S = 60.0
 RETRY_AFTER_MEMORY_S = 30.0
 RETRY_AFTER_GIVEN_UP_S = 60.0
 _NODES_NAMED = 8
-
-
-def expected_load_s(file_bytes: int) -> float:
-    """Seconds to load a file that has never been loaded on the node."""
-    return file_bytes / READ_BYTES_PER_S + START_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,12 @@ from chorus_proto.catalogue import shape_of
 from chorus_proto.clock import Clock
 from chorus_proto.errors import ErrorCode
 from chorus_proto.ids import ModelName
+from chorus_proto.load_time import expected_load_s
 from chorus_proto.sizing import estimate
 from chorus_proto.values import ModelFile, ReplicaState
-from chorus_server.demand_choice import STAY_S, Refusal, Resident, Site, expected_load_s
+from chorus_server.demand_choice import STAY_S, Refusal, Resident, Site
 from chorus_server.loads import Loads
-from chorus_server.registry import NodeRecord, ReplicaRecord
+from chorus_server.node_record import NodeRecord, ReplicaRecord
 from chorus_server.routing import DECODE_TOKENS_PER_S, PREFILL_TOKENS_PER_S, Need, promised_speed
 from chorus_server.scoring import predict_rates
 
@@ -38,7 +39,7 @@ class Sites:
             node_name=record.name,
             needs=needs,
             needed_bytes=self._bytes(record, model) or needs.total_bytes,
-            load_s=_load_s(record, model),
+            load_s=whole_load_s(record, model),
             answer_s=_answer_s(record, file, need),
             total_bytes=record.total_bytes,
             free_bytes=self._free_bytes(record, others),
@@ -84,7 +85,7 @@ class Sites:
         return Resident(
             model=model,
             resident_bytes=self._bytes(record, model) or 0,
-            reload_s=_load_s(record, model),
+            reload_s=whole_load_s(record, model),
             requests=busy + waiting,
             assigned=record.assigned == model,
             movable=replica is None or not replica.report.kept,
@@ -110,7 +111,7 @@ class Sites:
         return told or (None if needs is None else needs.total_bytes)
 
 
-def _load_s(record: NodeRecord, model: ModelName) -> float:
+def whole_load_s(record: NodeRecord, model: ModelName) -> float:
     """Seconds of the last load there, else what reading the file is expected to take."""
     known = record.footprints.get(model)
     if known is not None and known.load_s is not None:

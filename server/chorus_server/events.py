@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from chorus_proto.ids import ModelName, NodeId
+from chorus_proto.transfers import Transfer
 from chorus_proto.values import Assignment, Node, NodeState, ReplicaReport
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ class NodeRegistered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeChanged:
-    """A node turned alive, suspect or dead."""
+    """A node turned alive, suspect, dead or asleep."""
 
     node_id: NodeId
     name: str
@@ -52,7 +53,14 @@ class LoadDemanded:
     reason: str
 
 
-Event: TypeAlias = NodeRegistered | NodeChanged | ReplicaChanged | ModelAssigned | LoadDemanded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferChanged:
+    """A model is on its way to a node's disk, or no more."""
+
+    transfer: Transfer
+
+
+Event: TypeAlias = NodeRegistered | NodeChanged | ReplicaChanged | ModelAssigned | LoadDemanded | TransferChanged
 Listener: TypeAlias = Callable[[Event], None]
 
 

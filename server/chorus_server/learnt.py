@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from chorus_proto.clock import Clock
 from chorus_proto.errors import ClusterError
-from chorus_proto.ids import ModelName, NodeId
-from chorus_proto.values import Footprint, ReplicaReport, ReplicaState
-from chorus_server.registry import NodeRecord, Rates
-from chorus_server.store import Measurement, Store
+from chorus_proto.ids import InstanceId, ModelName, NodeId
+from chorus_proto.values import Footprint, Hello, ReplicaReport, ReplicaState
+from chorus_server.node_record import NodeRecord
+from chorus_server.rates import Rates
+from chorus_server.store import Measurement, SavedNode, Store
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asleep:
+    """A node that an earlier run knew and that may be woken. `unseen_s`: since it was last here."""
+
+    hello: Hello
+    address: str
+    unseen_s: float
 
 
 class Learnt:
@@ -25,14 +36,29 @@ class Learnt:
         self._measurements: dict[NodeId, list[Measurement]] = {}
         self._measured: set[tuple[NodeId, ModelName]] = set()
         self._unsaved: set[NodeId] = set()
+        self._saved: list[SavedNode] = []
 
     async def remember(self) -> None:
         """Take back what earlier runs learnt."""
         self._assigned = await self._store.assignments()
         self._measurements = {}
+        self._saved = await self._store.nodes()
         newest_first = sorted(await self._store.measurements(), key=lambda one: -one.updated_unix_s)
         for one in newest_first:
             self._measurements.setdefault(one.node_id, []).append(one)
+
+    def asleep(self, within_s: float) -> list[Asleep]:
+        """The nodes of earlier runs that could be woken and were here within this time; see `remember`."""
+        now_unix_s = self._clock.unix_s()
+        return [
+            Asleep(hello=_hello_of(one), address=one.address, unseen_s=now_unix_s - one.last_seen_unix_s)
+            for one in self._saved
+            if one.mac_addresses and not one.stopped and 0 <= now_unix_s - one.last_seen_unix_s < within_s
+        ]
+
+    def changed(self, record: NodeRecord) -> None:
+        """What it is or has is to be saved anew."""
+        self._unsaved.add(record.node_id)
 
     def joined(self, record: NodeRecord) -> None:
         """A node is here, anew or again: give it what is known of it and nothing of what it told itself since."""
@@ -41,7 +67,12 @@ class Learnt:
             record.assigned = self._assigned.get(record.node_id)
         for one in self._measurements.get(record.node_id, ()):
             if one.model not in record.rates:
-                record.rates[one.model] = Rates(one.decode_tokens_per_s, one.prefill_tokens_per_s, one.samples)
+                record.rates[one.model] = Rates(
+                    one.decode_tokens_per_s,
+                    one.prefill_tokens_per_s,
+                    one.samples,
+                    stream_share=record.stream_share,
+                )
             if one.model not in record.footprints:
                 record.footprints[one.model] = _footprint_of(one)
         for replica in record.replicas.values():
@@ -83,6 +114,10 @@ class Learnt:
                 hardware=record.hello.hardware,
                 score=record.score.score,
                 seen_unix_s=self._clock.unix_s(),
+                address=record.address,
+                mac_addresses=record.hello.mac_addresses,
+                models=tuple(record.models.values()),
+                stopped=record.stopped,
             )
             self._unsaved.discard(record.node_id)
         if self._assigned.get(record.node_id) != record.assigned:
@@ -115,6 +150,21 @@ class Learnt:
             )
             rates.changed = False
             self._measured.discard((record.node_id, model))
+
+
+def _hello_of(saved: SavedNode) -> Hello:
+    """As if it had introduced itself: all that is known of a node that sleeps since before this run."""
+    return Hello(
+        node_id=saved.node_id,
+        instance_id=InstanceId(""),
+        name=saved.name,
+        version="",
+        protocol_min=0,
+        protocol_max=0,
+        hardware=saved.hardware,
+        models=saved.models,
+        mac_addresses=saved.mac_addresses,
+    )
 
 
 def _footprint_of(one: Measurement) -> Footprint:

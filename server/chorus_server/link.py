@@ -146,6 +146,27 @@ class AgentLink:
     def unload(self, model: ModelName, *, drain_s: float) -> None:
         self._send(node_pb2.CoordinatorFrame(unload=node_pb2.UnloadModel(model=model, drain_ms=round(drain_s * 1000))))
 
+    def remove(self, model: ModelName) -> None:
+        """Delete the file of a model that came over the network."""
+        self._send(node_pb2.CoordinatorFrame(remove=node_pb2.RemoveModel(model=model)))
+
+    def fetch(
+        self, transfer_id: str, model: ModelName, *, digest: str, file_bytes: int, source: str, ticket: str
+    ) -> None:
+        """Bring a model onto the node's disk: from `source`, or over the stream that `ticket` opens."""
+        order = node_pb2.FetchModel(
+            transfer_id=transfer_id, model=model, digest=digest, file_bytes=file_bytes, source=source, ticket=ticket
+        )
+        self._send(node_pb2.CoordinatorFrame(fetch=order))
+
+    def send(self, transfer_id: str, model: ModelName, *, digest: str, offset: int, ticket: str) -> None:
+        """Send the node's file with this digest over the stream that `ticket` opens."""
+        order = node_pb2.SendModel(transfer_id=transfer_id, model=model, digest=digest, offset=offset, ticket=ticket)
+        self._send(node_pb2.CoordinatorFrame(send=order))
+
+    def cancel_fetch(self, transfer_id: str) -> None:
+        self._send(node_pb2.CoordinatorFrame(cancel_fetch=node_pb2.CancelFetch(transfer_id=transfer_id)))
+
     def renew(self, sequence: int, lease_s: float) -> None:
         self._send(
             node_pb2.CoordinatorFrame(renewal=node_pb2.LeaseRenewal(sequence=sequence, lease_ms=round(lease_s * 1000)))

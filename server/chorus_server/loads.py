@@ -19,7 +19,7 @@ from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.sizing import LoadShape
 from chorus_proto.values import ReplicaReport, ReplicaState
 from chorus_server.demand_choice import Refusal
-from chorus_server.registry import NodeRecord
+from chorus_server.node_record import NodeRecord
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +152,13 @@ class Loads:
         """Orders given on an earlier link of this node are void."""
         for tries in self._tries.get(record.node_id, {}).values():
             tries.ordered_at_s = None
+
+    def wish(self, record: NodeRecord, model: ModelName) -> None:
+        """Somebody asks for this model there: whatever failed before is tried once more."""
+        self._too_big.pop((record.node_id, model), None)
+        replica = record.replicas.get(model)
+        if replica is not None and replica.report.state is ReplicaState.FAILED:
+            self._tries.setdefault(record.node_id, {})[model] = _Tries(wished=True)
 
     def wish_again(self, records: Iterable[NodeRecord]) -> None:
         """Somebody asks for another try of everything that failed or did not fit on these nodes."""

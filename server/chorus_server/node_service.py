@@ -5,31 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from grpc import aio
 
 from chorus_proto import node_pb2, node_pb2_grpc
 from chorus_proto.channel import ERROR_CODE_KEY
 from chorus_proto.clock import Clock
-from chorus_proto.convert import (
-    of_failure,
-    of_heartbeat,
-    of_hello,
-    of_model_files,
-    of_replica,
-    welcome_message,
-)
+from chorus_proto.convert import of_courtesy, of_failure, of_heartbeat, of_hello, of_replica, welcome_message
+from chorus_proto.convert_pc import of_model_files
+from chorus_proto.convert_transfers import of_fetch_report
 from chorus_proto.errors import ClusterError, DeadlineExceeded, InvalidRequest
 from chorus_proto.frames import BATCH_FRAMES
 from chorus_server.coordinator import Coordinator
 from chorus_server.link import AgentLink
-from chorus_server.registry import NodeRecord
+from chorus_server.node_record import NodeRecord
+from chorus_server.transfer_job import Job, Source
+from chorus_server.transfer_streams import from_sender, to_receiver
 
 log = logging.getLogger(__name__)
 
 FRAMES_LIMIT = 4 * BATCH_FRAMES
 """Frames of one batch, which are taken in one go: four times what an agent of ours sends."""
 
+TransferContext = aio.ServicerContext[node_pb2.TransferFrame, node_pb2.TransferFrame]
 LinkContext = aio.ServicerContext[node_pb2.AgentBatch, node_pb2.CoordinatorBatch]
 
 
@@ -62,6 +61,32 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             if reader is not None:
                 reader.cancel()
             self._coordinator.link_ended(record, "lost its connection")
+
+    async def Transfer(  # noqa: N802  # the name in the .proto
+        self, request_iterator: AsyncIterator[node_pb2.TransferFrame], context: TransferContext
+    ) -> AsyncIterator[node_pb2.TransferFrame]:
+        try:
+            job, source = await self._opened(request_iterator)
+        except ClusterError as error:
+            await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+        flow = self._coordinator.transfers_under_way.flow
+        if source is not None:
+            await from_sender(request_iterator, flow, job, source)
+            return
+        async with aclosing(to_receiver(request_iterator, flow, job)) as frames:
+            async for frame in frames:
+                yield frame
+
+    async def _opened(self, frames: AsyncIterator[node_pb2.TransferFrame]) -> tuple[Job, Source | None]:
+        """Wait for the ticket. Raises ClusterError."""
+        try:
+            async with asyncio.timeout(self._hello_within_s):
+                first = await anext(aiter(frames))
+        except (TimeoutError, StopAsyncIteration):
+            raise DeadlineExceeded(f"no ticket within {self._hello_within_s:g} s") from None
+        if first.WhichOneof("kind") != "open":
+            raise InvalidRequest("the first frame of a transfer must be TransferOpen")
+        return self._coordinator.transfers_under_way.flow.opened(first.open.ticket, first.open.offset)
 
     async def _introduced(
         self, batches: AsyncIterator[node_pb2.AgentBatch], context: LinkContext
@@ -118,8 +143,13 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
                 self._coordinator.replica_reported(record, of_replica(frame.replica))
             case "inventory":
                 self._coordinator.inventory_reported(record, of_model_files(frame.inventory.models))
+            case "fetch":
+                self._coordinator.fetch_reported(record, of_fetch_report(frame.fetch))
             case "goodbye":
-                self._coordinator.said_goodbye(record, frame.goodbye.reason or "left")
+                goodbye = frame.goodbye
+                self._coordinator.said_goodbye(record, goodbye.reason or "left", sleeps=goodbye.sleeps)
+            case "courtesy":
+                self._coordinator.courtesy_reported(record, of_courtesy(frame.courtesy))
             case "hello":
                 raise InvalidRequest("Hello came twice on one link")
             case None:

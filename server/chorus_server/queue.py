@@ -1,246 +1,374 @@
-"""The waiting room: requests that need a slot, in the order they came. Choosing a slot and taking it is one step.
+"""The waiting room: requests that need a slot. Choosing a slot and taking it is one step.
 
-Who waits for a model that no node serves makes `Demand` load it, and is refused at once when no node can.
+`Scheduler` decides who gets which slot. Who waits for a model that no node serves makes `Demand` load it, and is
+refused at once when no node can.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from chorus_proto.catalogue import closest, normalised
 from chorus_proto.clock import Clock
 from chorus_proto.errors import (
     ClusterError,
-    InvalidRequest,
-    ModelNotFound,
-    NoNodes,
     NoReplica,
     QueueFull,
     QueueTimeout,
 )
+from chorus_proto.explained import Explanation
 from chorus_proto.ids import ModelName, NodeId
-from chorus_proto.values import ReplicaState, RoutingStrategy
+from chorus_proto.queue_state import QueueState, Standing
+from chorus_proto.values import Priority, ReplicaState
+from chorus_server.aliases import Aliases
 from chorus_server.demand import Demand, Hopeless, Want
-from chorus_server.link import AgentLink
-from chorus_server.registry import NodeRecord, Registry, ReplicaRecord
-from chorus_server.routing import Candidate, Decision, Need, Router
+from chorus_server.explain import explanation, refused_nodes
+from chorus_server.fairness import Debts
+from chorus_server.known_models import KnownModels
+from chorus_server.node_record import NodeRecord, ReplicaRecord
+from chorus_server.queue_shown import shown
+from chorus_server.registry import Registry
+from chorus_server.routing import Candidate, Need, Router
+from chorus_server.scheduler import QueueRules, Scheduler
+from chorus_server.seats import Place, Seat
+from chorus_server.settings import CoordinatorSettings
+from chorus_server.standings import HoldTimes, Serving, Standings
+from chorus_server.suspects import Ran, Suspects
+from chorus_server.tickets import Group, Ticket, oldest
 
+EARLY_REFUSAL = 2.0
+"""Who would have to wait so many times as long as it may is told so at once; expectations may be off by as much."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeatRequest:
-    """What a request needs: a slot of `model`, maybe on one node only, on none of the `excluded` incarnations."""
-
-    model: ModelName
-    need: Need
-    strategy: RoutingStrategy
-    node_id: NodeId | None = None
-    excluded: frozenset[int] = frozenset()
-    settles_at_s: float = 0.0
-    """Until then no refusal is final: its replica has failed this moment, and what its node makes of it is not known
-    yet."""
-    back_until_s: float = 0.0
-    """Until then it waits although no node is there that could refuse it: a lost one may come back."""
-
-
-class Seat:
-    """One slot of one replica, taken. Give it back exactly once, however the request ended."""
-
-    def __init__(self, room: WaitingRoom, record: NodeRecord, replica: ReplicaRecord, link: AgentLink) -> None:
-        self.record = record
-        self.replica = replica
-        self.link = link
-        self._room = room
-        self._held = True
-        replica.slots_busy += 1
-
-    def give_back(self) -> None:
-        if self._held:
-            self._held = False
-            self.replica.slots_busy -= 1
-            self._room.slots_changed()
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    request: SeatRequest
-    seat: asyncio.Future[Seat] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+TOLD_PER_S = 500
+USUAL_CONTEXT_TOKENS = 4096
+_RETRY_AFTER_S = (1.0, 60.0)
 
 
 class WaitingRoom:
-    """Hands out slots. A freed slot goes to the oldest waiter it suits; at most `limit` wait."""
+    """Hands out slots."""
 
-    def __init__(self, registry: Registry, router: Router, demand: Demand, clock: Clock, *, limit: int) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        router: Router,
+        demand: Demand,
+        debts: Debts,
+        clock: Clock,
+        rules: QueueRules,
+        aliases: Aliases,
+    ) -> None:
+        self._models = KnownModels(registry, demand, aliases)
         self._registry = registry
-        self._router = router
         self._demand = demand
         self._clock = clock
-        self._limit = limit
-        self._waiters: deque[_Waiter] = deque()
+        self._router = router
+        self._scheduler = Scheduler(self, router, debts, clock, rules)
+        self._holds = HoldTimes()
+        self.standings = Standings(self._scheduler, self._holds, self._serving, clock)
+        self._places: dict[int, Place] = {}
+        self._seats: dict[int, Seat] = {}
+        self._suspects_on: Counter[int] = Counter()
+        self._again: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
-        return len(self._waiters)
+        return len(self._scheduler)
 
-    def known_model(self, wanted: str) -> ModelName:
+    def known_model(self, wanted: str, *, embeddings: bool = False) -> ModelName:
         """The name under which nodes hold the model that the caller means.
 
-        Raises ModelNotFound, NoNodes, and InvalidRequest for a model that only makes embeddings.
+        Raises ModelNotFound, NoNodes, and, unless `embeddings`, InvalidRequest for a model that only makes those.
         """
-        held = self._held_models()
-        for known, embedding in held.items():
-            if known == wanted or normalised(known) == normalised(wanted):
-                if embedding:
-                    raise InvalidRequest(f"model {known} makes embeddings and cannot answer", param="model")
-                return known
-        if not held and not self._registry.present():
-            raise NoNodes("no node is connected yet; start one with: chorus agent --join HOST:PORT", retry_after_s=5)
-        chat = sorted(name for name, embedding in held.items() if not embedding)
-        near = closest(wanted, chat)
-        hint = f"; did you mean {' or '.join(near)}?" if near else f"; models here: {', '.join(chat) or 'none'}"
-        raise ModelNotFound(f"model {wanted!r} is on no node{hint}", param="model")
+        return self._models.find(wanted, embeddings=embeddings)
 
-    def _held_models(self) -> dict[ModelName, bool]:
-        """Every model on a node, and whether it only makes embeddings."""
-        held: dict[ModelName, bool] = {}
-        for record in self._registry.present():
-            for name in (*record.models, *record.replicas):
-                held[name] = name in record.models and record.models[name].embedding
-        return held
+    # Coming and going ---------------------------------------------------------------------------------------------
 
-    async def take(self, request: SeatRequest, *, within_s: float) -> Seat:
-        """A slot, at once or when one comes free, after a load if need be.
+    def enter(self, ticket: Ticket, *, within_s: float, settles_at_s: float = 0.0, back_until_s: float = 0.0) -> Place:
+        """Ask for a slot; the place has it at once, or when one comes free, after a load if need be.
 
-        Raises QueueFull, QueueTimeout, and what `Hopeless.error` says when no node can serve the request.
+        `within_s`: how long it may wait. Raises QueueFull, and for 0 why there is no slot now; also what
+        `Hopeless.error` says when no node can serve the request.
         """
-        if not any(self._same_slots(request, waiter.request) for waiter in self._waiters):
-            seat = self._seat_now(request)
-            if seat is not None:
-                return seat
-        if within_s <= 0:
-            raise self._cannot_wait(request)
-        if len(self._waiters) >= self._limit:
-            raise QueueFull(f"{self._limit} requests are waiting already; try again later", retry_after_s=5)
-        waiter = _Waiter(request)
-        self._waiters.append(waiter)
+        place = Place(self, ticket, settles_at_s=settles_at_s, back_until_s=back_until_s)
+        group = ticket.group
+        self._scheduler.enter(ticket)
+        self._places[ticket.number] = place
+        self._serve(group.model)
+        if place.came.done():
+            return place
         try:
-            # A look at everybody is for who is the first to wait; who comes later finds the load ordered.
-            if not self._demand.is_coming(_want(request)):
-                self._attend()
-            async with asyncio.timeout(within_s):
-                return await waiter.seat
-        except TimeoutError:
-            self._return_late_seat(waiter)
-            raise self._waited_in_vain(request, within_s) from None
-        except asyncio.CancelledError:
-            self._return_late_seat(waiter)
+            self._check_worth_waiting(ticket, within_s)
+        except ClusterError:
+            self.left(place)
             raise
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+        # A look at everybody is for who is the first to wait; who comes later finds the load ordered.
+        if not self._demand.is_coming(_want(group, ticket.need)):
+            self._attend()
+        return place
+
+    def _check_worth_waiting(self, ticket: Ticket, within_s: float) -> None:
+        if within_s <= 0:
+            raise self._cannot_wait(ticket)
+        model = ticket.group.model
+        expected_s = self.standings.last_wait_s(model, ticket.user)
+        after_s = None if expected_s is None else min(max(expected_s, _RETRY_AFTER_S[0]), _RETRY_AFTER_S[1])
+        try:
+            self._scheduler.begin_to_wait(ticket)
+        except QueueFull as error:
+            error.retry_after_s = after_s or 5.0
+            raise
+        if ticket.priority is Priority.INTERACTIVE and expected_s is not None and expected_s > EARLY_REFUSAL * within_s:
+            raise QueueFull(
+                f"about {expected_s:.0f} s of work for {model} are ahead of this request, it may wait {within_s:g} s",
+                retry_after_s=after_s,
+            )
+
+    def telling_every_s(self, wished_s: float) -> float:
+        """How often each who waits hears of its place, so that all together hear it `TOLD_PER_S` times a second."""
+        return max(wished_s, self.waiting / TOLD_PER_S)
+
+    def left(self, place: Place) -> None:
+        """The request no longer waits."""
+        if self._places.pop(place.ticket.number, None) is not None:
+            self._scheduler.leave(place.ticket)
+
+    def given_back(self, seat: Seat, tokens: float, *, finished: bool) -> None:
+        del self._seats[seat.ticket.number]
+        if seat.ticket.group.suspect:
+            self._suspects_on[seat.replica.incarnation] -= 1
+            self._suspects_on += Counter()  # without those that are 0 now
+        seat.streams = seat.replica.in_flight.end(seat.ticket.number, self._clock.monotonic_s())
+        if finished:
+            held_s = self._clock.monotonic_s() - seat.since_s
+            self._holds.learn(seat.record.node_id, seat.ticket.group.model, held_s)
+        self._scheduler.gave_back(seat.ticket, tokens)
+        self._serve()
+
+    def engine_died(self, seat: Seat, suspects: Suspects) -> None:
+        """The engine died while it worked on this request, and on all others that have a slot there."""
+        incarnation = seat.replica.incarnation
+        ran = [
+            Ran(one.ticket.group.model, one.ticket.text)
+            for one in self._seats.values()
+            if one.replica.incarnation == incarnation
+        ]
+        suspects.died(incarnation, seat.record.name, ran)
+
+    def told_cached(self, seat: Seat, cached_tokens: int) -> None:
+        """How much of the prompt the engine had, as it says."""
+        self._scheduler.prefixes.told(
+            seat.replica.incarnation, held_tokens=seat.ticket.held_tokens, cached_tokens=cached_tokens
+        )
+
+    def wrote(self, seat: Seat, tokens: int) -> None:
+        """The seat's request has got so many tokens of its answer."""
+        in_flight = seat.replica.in_flight
+        now_s = self._clock.monotonic_s()
+        reading = self._again is not None and in_flight.prompts_s(now_s) > 0
+        in_flight.wrote(seat.ticket.number, tokens, now_s)
+        if reading:
+            self._serve()  # a prompt is read sooner than it was expected
+
+    def _serve(self, model: ModelName | None = None) -> None:
+        again_s = self._scheduler.serve(model)
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if again_s is not None:
+            self._again = asyncio.get_running_loop().call_later(again_s, self._serve)
 
     def would_load_on(self, model: ModelName, need: Need) -> NodeId | None:
         """The node on which the model would be loaded for a request, None when no node can."""
         best = self._demand.choice(Want(model=model, need=need), {}).best
         return None if best is None else best.site.node_id
 
-    def _cannot_wait(self, request: SeatRequest) -> ClusterError:
-        want = _want(request)
+    def _cannot_wait(self, ticket: Ticket) -> ClusterError:
+        group = ticket.group
+        want = _want(group, ticket.need)
         hopeless = self._demand.hopeless(want)
         if hopeless is not None:
             return hopeless.error()
-        if not self._demand.is_coming(want):
-            return NoReplica(f"model {request.model} is not loaded, and this request may not wait", retry_after_s=10)
         going_on = self._demand.progress_words(want)
-        return QueueTimeout(going_on or f"every slot of {request.model} is taken", retry_after_s=1)
+        if not self._demand.is_coming(want):
+            what = f"is not ready, and this request may not wait: {going_on}" if going_on else ""
+            what = what or "is not loaded, and this request may not wait"
+            return NoReplica(f"model {group.model} {what}", retry_after_s=10)
+        after_s = self._demand.expected_s(want) or 1.0
+        return QueueTimeout(going_on or f"every slot of {group.model} is taken", retry_after_s=after_s)
 
-    def _waited_in_vain(self, request: SeatRequest, within_s: float) -> QueueTimeout:
-        going_on = self._demand.progress_words(_want(request))
-        if not going_on:
-            return QueueTimeout(f"no slot of {request.model} came free within {within_s:g} s", retry_after_s=5)
-        return QueueTimeout(f"model {request.model} was not ready within {within_s:g} s: {going_on}", retry_after_s=5)
+    def waited_in_vain(self, ticket: Ticket, waited_s: float) -> QueueTimeout:
+        """What is told to a request that has waited for as long as it may."""
+        model = ticket.group.model
+        want = _want(ticket.group, ticket.need)
+        going_on = self._demand.progress_words(want)
+        if going_on:
+            after_s = self._demand.expected_s(want) or 5.0
+            return QueueTimeout(
+                f"model {model} was not ready within {waited_s:.3g} s: {going_on}", retry_after_s=after_s
+            )
+        expected_s = self.standings.next_wait_s(model, ticket.user)
+        after_s = 5.0 if expected_s is None else min(max(expected_s, _RETRY_AFTER_S[0]), _RETRY_AFTER_S[1])
+        return QueueTimeout(f"no slot of {model} came free within {waited_s:.3g} s", retry_after_s=after_s)
 
-    @staticmethod
-    def _return_late_seat(waiter: _Waiter) -> None:
-        """The seat may have been handed over in the very moment the waiter gave up."""
-        if waiter.seat.done() and not waiter.seat.cancelled() and waiter.seat.exception() is None:
-            waiter.seat.result().give_back()
+    def standing(self, ticket: Ticket) -> Standing:
+        standing = self.standings.of(ticket)
+        if self._serving(ticket.group.model):
+            return standing
+        want = _want(ticket.group, ticket.need)
+        going_on = self._demand.progress_words(want)
+        return replace(standing, going_on=going_on, load_left_s=self._demand.expected_s(want))
 
-    @staticmethod
-    def _same_slots(one: SeatRequest, other: SeatRequest) -> bool:
-        return one.model == other.model and (
-            one.node_id is None or other.node_id is None or one.node_id == other.node_id
-        )
+    def is_loading(self, group: Group) -> bool:
+        return not self._serving(group.model) and bool(self._demand.progress_words(_want(group, Need(prompt_tokens=0))))
+
+    # Serving ------------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
         """Something changed: serve who waits, order the loads that they need, refuse those whom no node can serve."""
-        self.slots_changed()
+        self._serve()
         self._attend()
+        self._scheduler.prefixes.forget_all_but(
+            {replica.incarnation for record in self._registry.records() for replica in record.replicas.values()}
+        )
 
     def _attend(self) -> None:
-        groups: dict[tuple[ModelName, NodeId | None, frozenset[int]], list[_Waiter]] = {}
-        for waiter in self._waiters:
-            if not waiter.seat.done():
-                one = waiter.request
-                groups.setdefault((one.model, one.node_id, one.excluded), []).append(waiter)
-        wants = [replace(_want(waiters[0].request), waiting=len(waiters)) for waiters in groups.values()]
-        for waiters, hopeless in zip(groups.values(), self._demand.step(wants), strict=True):
+        groups: dict[Group, list[Place]] = {}
+        for place in self._places.values():
+            groups.setdefault(place.ticket.group, []).append(place)
+        wants = [
+            _want(group, oldest([place.ticket for place in places]).need, waiting=len(places))
+            for group, places in groups.items()
+        ]
+        for places, hopeless in zip(groups.values(), self._demand.step(wants), strict=True):
             if hopeless is not None:
-                self._refuse(waiters, hopeless)
+                self._refuse(places, hopeless)
 
-    def _refuse(self, waiters: Sequence[_Waiter], hopeless: Hopeless) -> None:
+    def _refuse(self, places: Sequence[Place], hopeless: Hopeless) -> None:
         now_s = self._clock.monotonic_s()
-        for waiter in waiters:
-            request = waiter.request
-            if now_s >= (request.back_until_s if hopeless.nobody_is_there else request.settles_at_s):
-                waiter.seat.set_exception(hopeless.error())
+        for place in places:
+            if now_s >= (place.back_until_s if hopeless.nobody_is_there else place.settles_at_s):
+                self.left(place)
+                place.came.set_exception(hopeless.error())
 
-    def slots_changed(self) -> None:
-        """A slot came free: serve who waits, oldest first."""
-        for waiter in list(self._waiters):
-            if waiter.seat.done():
-                continue
-            seat = self._seat_now(waiter.request)
-            if seat is not None:
-                waiter.seat.set_result(seat)
-
-    def _seat_now(self, request: SeatRequest) -> Seat | None:
-        chosen = self.decide(request).chosen
-        if chosen is None:
-            return None
-        record = self._registry.find(chosen.node_id)
+    def seat(self, ticket: Ticket, candidate: Candidate, prompt_s: float) -> None:
+        """See `Replicas.seat`."""
+        place = self._places.pop(ticket.number)
+        record = self._registry.find(candidate.node_id)
         assert record.link is not None, "candidates have a link, and nothing ran since"
-        return Seat(self, record, record.replicas[request.model], record.link)
+        replica = record.replicas[ticket.group.model]
+        now_s = self._clock.monotonic_s()
+        seat = Seat(self, ticket, record, replica, record.link, now_s)
+        replica.in_flight.begin(
+            ticket.number,
+            prompt_tokens=ticket.need.prompt_tokens,
+            expected_tokens=ticket.need.expected_tokens,
+            prompt_s=prompt_s,
+            now_s=now_s,
+        )
+        self._seats[ticket.number] = seat
+        self._suspects_on[replica.incarnation] += ticket.group.suspect
+        place.came.set_result(seat)
 
-    def decide(self, request: SeatRequest) -> Decision:
-        """Which replica would take the request now, and how the others rank."""
-        return self._router.choose(request.strategy, self._candidates(request), request.need)
-
-    def _candidates(self, request: SeatRequest) -> list[Candidate]:
-        candidates: list[Candidate] = []
+    def candidates(self, group: Group) -> list[Candidate]:
+        """See `Replicas.candidates`."""
+        model, node_id, excluded = group.model, group.node_id, group.excluded
+        now_s = self._clock.monotonic_s()
+        found: list[Candidate] = []
         for record in self._registry.records():
-            replica = record.replicas.get(request.model)
-            if replica is None or not record.takes_work or request.node_id not in (None, record.node_id):
+            replica = record.replicas.get(model)
+            if replica is None or replica.report.state is not ReplicaState.READY or not record.takes_requests:
                 continue
-            if replica.report.state is not ReplicaState.READY or replica.incarnation in request.excluded:
+            if group.suspect and self._suspects_on[replica.incarnation]:
                 continue
-            rates = record.rates.get(request.model)
-            candidates.append(
-                Candidate(
-                    node_id=record.node_id,
-                    node_name=record.name,
-                    model=request.model,
-                    slots=max(1, replica.report.slots),
-                    slots_busy=replica.slots_busy,
-                    score=record.score.score,
-                    prefill_tokens_per_s=None if rates is None else rates.prefill_tokens_per_s,
-                    decode_tokens_per_s=None if rates is None else rates.decode_tokens_per_s,
-                )
-            )
-        return candidates
+            if replica.incarnation in excluded or (node_id is not None and node_id != record.node_id):
+                continue
+            if group.digest is not None and record.digest_of(model) != group.digest:
+                continue
+            found.append(_candidate(record, replica, model, now_s))
+        return found
+
+    def _serving(self, model: ModelName) -> list[Serving]:
+        found: list[Serving] = []
+        for record in self._registry.records():
+            replica = record.replicas.get(model)
+            if replica is not None and record.takes_requests and replica.report.state is ReplicaState.READY:
+                slots = record.slots_of(replica)
+                found.append(Serving(record.node_id, slots, slots - replica.slots_busy))
+        return found
+
+    # Showing ------------------------------------------------------------------------------------------------------
+
+    def explain(self, ticket: Ticket) -> Explanation:
+        """What would become of this ticket, which has not entered; see `Cluster.explain`."""
+        group = ticket.group
+        candidates = self.candidates(group)
+        decision = self._router.rank(ticket.strategy, candidates, ticket.need, self._scheduler.held(ticket))
+        want = _want(group, ticket.need)
+        return explanation(
+            ticket,
+            decision,
+            refused_nodes(self._registry.records(), group, candidates, self._demand.choice(want, {})),
+            digest=self.digest(group.model),
+            waiting=self._scheduler.waiting(group.model),
+            expected_wait_s=self.standings.next_wait_s(group.model, ticket.user),
+            going_on=self._demand.progress_words(want),
+            hopeless=self._demand.hopeless(want),
+        )
+
+    def digest(self, model: ModelName) -> str:
+        """Of the model's file, where a node told it."""
+        files = (record.models.get(model) for record in self._registry.present())
+        return next((file.digest for file in files if file is not None and file.digest), "")
+
+    def queue_state(self) -> QueueState:
+        """Who waits and who runs, now."""
+        return shown(
+            self._scheduler, self.standings, list(self._seats.values()), self._serving, self._clock.monotonic_s()
+        )
 
 
-def _want(request: SeatRequest) -> Want:
-    return Want(model=request.model, need=request.need, node_id=request.node_id, excluded=request.excluded)
+def _candidate(record: NodeRecord, replica: ReplicaRecord, model: ModelName, now_s: float) -> Candidate:
+    """By position, because a hundred are made for every request."""
+    rates = record.rates.get(model)
+    in_flight = replica.in_flight
+    return Candidate(
+        record.node_id,
+        record.name,
+        model,
+        record.slots_of(replica),
+        len(in_flight),
+        0,
+        record.score.score,
+        None if rates is None else rates.prefill_tokens_per_s,
+        None if rates is None else rates.decode_tokens_per_s,
+        None if rates is None else rates.speeds,
+        in_flight.context_tokens,
+        in_flight.tokens_left,
+        in_flight.prompts_s(now_s),
+        replica.incarnation,
+        record.stream_share,
+        max(1, replica.report.slots) * (replica.report.context_tokens or USUAL_CONTEXT_TOKENS),
+    )
+
+
+def queue_rules(settings: CoordinatorSettings) -> QueueRules:
+    return QueueRules(
+        limit=settings.queue_limit,
+        model_limit=settings.queue_model_limit,
+        user_limit=settings.queue_user_limit,
+        bytes_limit=settings.queue_bytes_limit,
+        background_share=settings.background_share,
+    )
+
+
+def _want(group: Group, need: Need, *, waiting: int = 1) -> Want:
+    return Want(
+        model=group.model,
+        need=need,
+        node_id=group.node_id,
+        excluded=group.excluded,
+        digest=group.digest,
+        waiting=waiting,
+    )

@@ -10,7 +10,8 @@ import logging
 
 from chorus_proto.values import ReplicaState
 from chorus_server.loads import Loads
-from chorus_server.registry import NodeRecord, Registry
+from chorus_server.node_record import NodeRecord
+from chorus_server.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Reconciler:
     def _step_node(self, record: NodeRecord) -> None:
         freeing = self._unload_others(record)
         # The old model leaves before the new one comes: both at once may not fit the memory.
-        if record.assigned is None or freeing:
+        if record.assigned is None or freeing or record.courtesy.paused:
             return
         replica = record.replicas.get(record.assigned)
         state = None if replica is None else replica.report.state

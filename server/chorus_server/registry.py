@@ -7,19 +7,14 @@ node suspect at once, because nothing can be sent to it until it is back.
 
 from __future__ import annotations
 
-import math
-import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import count
 
-from chorus_proto import PROTOCOL_MAX, PROTOCOL_MIN, __version__
 from chorus_proto.clock import Clock
-from chorus_proto.errors import DuplicateNode, InvalidRequest, NodeNotFound, VersionMismatch
+from chorus_proto.errors import DuplicateNode, NodeNotFound
 from chorus_proto.ids import ModelName, NodeId
-from chorus_proto.sizing import DeviceKind
 from chorus_proto.values import (
-    Footprint,
     Heartbeat,
     Hello,
     ModelFile,
@@ -28,125 +23,12 @@ from chorus_proto.values import (
     Replica,
     ReplicaReport,
     ReplicaState,
-    Score,
 )
+from chorus_server.introduction import check_hello
 from chorus_server.link import AgentLink
+from chorus_server.node_record import IN_MEMORY, NodeRecord, ReplicaRecord
+from chorus_server.rates import Rates
 from chorus_server.scoring import score, usable_bytes
-
-NAME_LIMIT = 64
-MODELS_LIMIT = 2_000
-MODEL_NAME_LIMIT = 256
-REPLICAS_LIMIT = 64
-
-_HERE = (ReplicaState.LOADING, ReplicaState.READY, ReplicaState.UNLOADING)
-"""States in which a replica takes memory."""
-
-
-@dataclass(slots=True)
-class Rates:
-    """Measured speeds of one model on one node, exponentially averaged over finished requests."""
-
-    decode_tokens_per_s: float | None = None
-    prefill_tokens_per_s: float | None = None
-    samples: int = 0
-    changed: bool = False
-
-    def learn(self, decode_tokens_per_s: float | None, prefill_tokens_per_s: float | None) -> None:
-        self.decode_tokens_per_s = _average(self.decode_tokens_per_s, decode_tokens_per_s)
-        self.prefill_tokens_per_s = _average(self.prefill_tokens_per_s, prefill_tokens_per_s)
-        self.samples += 1
-        self.changed = True
-
-
-def _average(known: float | None, sample: float | None, weight: float = 0.2) -> float | None:
-    if sample is None or not math.isfinite(sample) or sample <= 0:
-        return known
-    return sample if known is None else known + weight * (sample - known)
-
-
-@dataclass(slots=True)
-class ReplicaRecord:
-    """A replica and the slots given away. `incarnation` changes whenever it is loaded anew."""
-
-    report: ReplicaReport
-    incarnation: int
-    ready_since_s: float | None = None
-    """When this incarnation was reported ready, on the coordinator's monotonic clock."""
-    slots_busy: int = 0
-    told_to_go: bool = False
-    told_to_stay: bool = False
-    """Ordered once; a new link makes a new incarnation, and the order is given again."""
-
-
-@dataclass(slots=True)
-class NodeRecord:
-    """One node since it was first seen by this coordinator. Only the registry writes to it."""
-
-    hello: Hello
-    client_id: str
-    address: str
-    score: Score
-    link: AgentLink | None
-    beat_at_s: float
-    state: NodeState = NodeState.ALIVE
-    beat: Heartbeat | None = None
-    models: dict[ModelName, ModelFile] = field(default_factory=dict[ModelName, ModelFile])
-    replicas: dict[ModelName, ReplicaRecord] = field(default_factory=dict[ModelName, ReplicaRecord])
-    rates: dict[ModelName, Rates] = field(default_factory=dict[ModelName, Rates])
-    footprints: dict[ModelName, Footprint] = field(default_factory=dict[ModelName, Footprint])
-    assigned: ModelName | None = None
-    assignment_reason: str = ""
-    displaced_by: dict[ModelName, ModelName] = field(default_factory=dict[ModelName, ModelName])
-    """Models that had to go, and the one that needed their memory."""
-    resting: set[ModelName] = field(default_factory=set[ModelName])
-    """Models that were to stay and that the PC's owner wants freed when nobody uses them."""
-    device: DeviceKind = DeviceKind.CPU
-
-    @property
-    def node_id(self) -> NodeId:
-        return self.hello.node_id
-
-    @property
-    def name(self) -> str:
-        return self.hello.name
-
-    @property
-    def takes_work(self) -> bool:
-        return self.state is NodeState.ALIVE and self.link is not None
-
-    def waits_for_callers(self, model: ModelName) -> bool:
-        """True for a model that is assigned and is loaded again only when it is asked for.
-
-        Its owner had it freed, or it had to go for a warm copy that is still there.
-        """
-        newcomer = self.displaced_by.get(model)
-        replica = None if newcomer is None else self.replicas.get(newcomer)
-        displaced = replica is not None and replica.report.keep_alive_s is not None and replica.report.state in _HERE
-        return displaced or model in self.resting
-
-    @property
-    def free_bytes(self) -> int | None:
-        """Free now in the memory where models lie on this PC; None when it does not tell."""
-        gpus = self.hello.hardware.gpus
-        if self.device is DeviceKind.DISCRETE_GPU:
-            told = [gpu.memory_free_bytes for gpu in gpus]
-            if self.beat is not None and len(self.beat.gpu_free_bytes) == len(gpus):
-                told = list(self.beat.gpu_free_bytes)
-            mine = [free for gpu, free in zip(gpus, told, strict=True) if gpu.usable and not gpu.shares_host_memory]
-            known = [free for free in mine if free is not None]
-            return sum(known) if len(known) == len(mine) else None
-        if self.beat is not None and self.beat.ram_available_bytes is not None:
-            return self.beat.ram_available_bytes
-        return self.hello.hardware.ram_available_bytes
-
-    @property
-    def total_bytes(self) -> int | None:
-        """The larger of its cards' memory together and its RAM; None when unknown. No model is larger than that."""
-        hardware = self.hello.hardware
-        if hardware.ram_bytes is None:
-            return None
-        cards = sum(gpu.memory_bytes or 0 for gpu in hardware.gpus if gpu.usable and not gpu.shares_host_memory)
-        return max(cards, hardware.ram_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,12 +43,20 @@ class Registry:
     """All nodes by id. Methods that find a fact wrong raise; nothing here waits."""
 
     def __init__(
-        self, clock: Clock, *, suspect_after_s: float, dead_after_s: float, forget_after_s: float = 86_400.0
+        self,
+        clock: Clock,
+        *,
+        suspect_after_s: float,
+        dead_after_s: float,
+        forget_after_s: float = 86_400.0,
+        forget_asleep_after_s: float = 2_592_000.0,
     ) -> None:
+        """`forget_asleep_after_s`: for dead nodes that may be woken; `forget_after_s` for the others."""
         self._clock = clock
         self._suspect_after_s = suspect_after_s
         self._dead_after_s = dead_after_s
         self._forget_after_s = forget_after_s
+        self._forget_asleep_after_s = forget_asleep_after_s
         self._nodes: dict[NodeId, NodeRecord] = {}
         self._incarnations = count(1)
 
@@ -175,7 +65,7 @@ class Registry:
 
         Raises InvalidRequest, VersionMismatch, and DuplicateNode when another live agent holds the same id.
         """
-        _check(hello)
+        check_hello(hello)
         known = self._nodes.get(hello.node_id)
         if known is not None and known.link is not None and known.hello.instance_id != hello.instance_id:
             raise DuplicateNode(
@@ -193,6 +83,7 @@ class Registry:
             models={file.name: file for file in hello.models},
             replicas={report.model: self._new_replica(report) for report in hello.replicas},
             device=usable_bytes(hello.hardware)[1],
+            courtesy=hello.courtesy,
         )
         if known is not None:
             if known.link is not None:
@@ -201,6 +92,26 @@ class Registry:
             record.footprints = known.footprints
             record.displaced_by, record.resting = known.displaced_by, known.resting
             record.assigned, record.assignment_reason = known.assigned, known.assignment_reason
+        self._nodes[hello.node_id] = record
+        return record
+
+    def restore(self, hello: Hello, address: str, *, unseen_s: float) -> NodeRecord | None:
+        """List a node that an earlier run of the coordinator knew; None unless it may be woken."""
+        if hello.node_id in self._nodes:
+            return None
+        record = NodeRecord(
+            hello=hello,
+            client_id=f"client-{hello.name}-{hello.node_id[:6]}",
+            address=address,
+            score=score(hello.hardware),
+            link=None,
+            beat_at_s=self._clock.monotonic_s() - unseen_s,
+            state=NodeState.ASLEEP,
+            models={file.name: file for file in hello.models},
+            device=usable_bytes(hello.hardware)[1],
+        )
+        if not record.may_be_woken:
+            return None
         self._nodes[hello.node_id] = record
         return record
 
@@ -226,14 +137,15 @@ class Registry:
         record.state = NodeState.SUSPECT
         return Transition(record=record, reason=reason)
 
-    def left(self, record: NodeRecord, reason: str) -> Transition | None:
-        """The agent said goodbye: dead at once, without waiting for its lease."""
+    def left(self, record: NodeRecord, reason: str, *, sleeps: bool = False) -> Transition | None:
+        """The agent said goodbye: dead or asleep at once, without waiting for its lease."""
         link, record.link = record.link, None
         if link is not None:
             link.broken(reason)
-        if self._nodes.get(record.node_id) is not record or record.state is NodeState.DEAD:
+        if self._nodes.get(record.node_id) is not record or not record.state.is_here:
             return None
-        record.state = NodeState.DEAD
+        record.state = NodeState.ASLEEP if sleeps else NodeState.DEAD
+        record.stopped = not sleeps
         record.replicas.clear()
         return Transition(record=record, reason=reason)
 
@@ -243,7 +155,8 @@ class Registry:
         changes: list[Transition] = []
         for record in list(self._nodes.values()):
             age_s = now_s - record.beat_at_s
-            if record.state is NodeState.DEAD and age_s >= self._forget_after_s:
+            forget_after_s = self._forget_asleep_after_s if record.may_be_woken else self._forget_after_s
+            if not record.state.is_here and age_s >= forget_after_s:
                 del self._nodes[record.node_id]
             if record.state is NodeState.ALIVE and age_s >= self._suspect_after_s:
                 record.state = NodeState.SUSPECT
@@ -260,10 +173,18 @@ class Registry:
     def report(self, record: NodeRecord, report: ReplicaReport) -> None:
         """An agent told the state of one replica."""
         known = record.replicas.get(report.model)
+        if report.degraded and (known is None or not known.report.degraded):
+            # What was measured before is no longer true, and would be forgotten too slowly.
+            record.rates[report.model] = Rates(
+                report.decode_tokens_per_s, changed=True, stream_share=record.stream_share
+            )
+        elif known is not None and known.report.degraded and not report.degraded:
+            record.rates.pop(report.model, None)
         if report.state is ReplicaState.GONE:
             record.replicas.pop(report.model, None)
             self._displaced(record, report.model, report.evicted_for)
-            if known is not None and known.told_to_stay and known.report.keep_alive_s is not None:
+            outlived = known is not None and known.told_to_stay and known.report.keep_alive_s is not None
+            if known is not None and (outlived or known.to_rest):
                 record.resting.add(report.model)
             return
         record.displaced_by.pop(report.model, None)
@@ -304,7 +225,7 @@ class Registry:
         warm = [
             replica.report
             for replica in record.replicas.values()
-            if replica.report.keep_alive_s is not None and replica.report.state in _HERE and not replica.report.kept
+            if replica.report.keep_alive_s is not None and replica.report.state in IN_MEMORY and not replica.report.kept
         ]
         if warm:
             record.displaced_by[model] = max(warm, key=lambda report: report.resident_bytes or 0).model
@@ -317,7 +238,7 @@ class Registry:
         named = [r for r in self._nodes.values() if wanted in (r.node_id, r.client_id, r.name)]
         if named:
             # A PC set up anew has its old name and a new id; the dead one is not meant.
-            return min(named, key=lambda record: record.state is NodeState.DEAD)
+            return min(named, key=lambda record: not record.state.is_here)
         starts = [record for record in self._nodes.values() if len(wanted) >= 4 and record.node_id.startswith(wanted)]
         if len(starts) == 1:
             return starts[0]
@@ -328,8 +249,8 @@ class Registry:
         return list(self._nodes.values())
 
     def present(self) -> list[NodeRecord]:
-        """Nodes that are not dead."""
-        return [record for record in self._nodes.values() if record.state is not NodeState.DEAD]
+        """Nodes that are neither dead nor asleep."""
+        return [record for record in self._nodes.values() if record.state.is_here]
 
     def shown(self, record: NodeRecord) -> Node:
         """The node as a value, for people and programs."""
@@ -355,6 +276,8 @@ class Registry:
             ram_available_bytes=None if beat is None else beat.ram_available_bytes,
             cpu_percent=None if beat is None else beat.cpu_percent,
             footprints=tuple(record.footprints.values()),
+            courtesy=record.courtesy,
+            mac_addresses=record.hello.mac_addresses,
         )
 
     @staticmethod
@@ -366,31 +289,3 @@ class Registry:
             decode_tokens_per_s=rates.decode_tokens_per_s,
             prefill_tokens_per_s=rates.prefill_tokens_per_s,
         )
-
-
-def _check(hello: Hello) -> None:
-    """Refuse an introduction that cannot be true, naming the field."""
-    if hello.protocol_max < PROTOCOL_MIN or hello.protocol_min > PROTOCOL_MAX:
-        older = "agent" if hello.protocol_max < PROTOCOL_MIN else "coordinator"
-        raise VersionMismatch(
-            f"this coordinator (Chorus {__version__}) speaks link protocol {PROTOCOL_MIN} to {PROTOCOL_MAX}, the agent "
-            f"(Chorus {hello.version}) {hello.protocol_min} to {hello.protocol_max}: upgrade the {older}"
-        )
-    try:
-        uuid.UUID(hello.node_id)
-        uuid.UUID(hello.instance_id)
-    except ValueError:
-        raise InvalidRequest("node_id and instance_id must be UUIDs", param="node_id") from None
-    if not hello.name or len(hello.name) > NAME_LIMIT or not hello.name.isprintable():
-        raise InvalidRequest(f"name must be 1 to {NAME_LIMIT} printable characters", param="name")
-    check_inventory(hello.models)
-    if len(hello.replicas) > REPLICAS_LIMIT:
-        raise InvalidRequest(f"at most {REPLICAS_LIMIT} models can be loaded on one node", param="replicas")
-
-
-def check_inventory(models: Sequence[ModelFile]) -> None:
-    """Refuse a list of models that cannot be true. Raises InvalidRequest."""
-    if len(models) > MODELS_LIMIT:
-        raise InvalidRequest(f"at most {MODELS_LIMIT} models can be announced", param="models")
-    if any(not 0 < len(file.name) <= MODEL_NAME_LIMIT for file in models):
-        raise InvalidRequest(f"a model's name has 1 to {MODEL_NAME_LIMIT} characters", param="models")

@@ -1,16 +1,18 @@
 """Which replica takes a request. Decisions are functions of frozen values; only the turn-taking strategies remember.
 
-The default, expected finish, adds up in seconds what a choice costs everybody: the wait for a slot, reading the prompt
-and writing the answer there, and how much longer the generations running there will take because of it. It is the
-usual predicted-latency cost for unequal machines with an affine batch step (compare llm-d's and Dynamo's routers),
-reduced to what the coordinator knows for certain: its own count of running work and speeds measured at the nodes.
+The default, expected finish, adds up in seconds what a choice costs everybody: the wait, the load and the reading until
+the request's own first token, the standstill of the streams that run there while its prompt is read, and the slower
+steps of all of them together while it is answered. It is the usual predicted-latency cost for unequal machines with an
+affine batch step (compare llm-d's and Dynamo's routers), reduced to what the coordinator knows for certain: its own
+count of running work, speeds measured at the nodes, and the beginnings of prompts that they were given. It is one file
+because every strategy is compared with the others by who reads it.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -19,25 +21,33 @@ from typing import NamedTuple
 
 from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.values import RoutingStrategy
-
-BATCH_SLOWDOWN = 0.12
-"""How much longer a decode step takes for each further stream in it, as a share of the step for one.
-
-llama.cpp's batched benchmarks, 7-8B on Metal and CUDA, lie between 0.05 and 0.17 (pull requests 16894, 17505).
-"""
+from chorus_server.rates import GPU_STREAM_SHARE, Speeds, speeds_of
 
 DECODE_TOKENS_PER_S = 10.0
 PREFILL_TOKENS_PER_S = 100.0
 """Assumed of a PC of score 60 as long as nothing has been measured anywhere."""
+
+PROMPTS_TOGETHER_S = 0.25
+"""No further prompt goes to a replica that is expected to read for longer than this; it may yet go elsewhere."""
+
+HELD_SHARE = 0.5
+"""A busy replica is worth waiting for when it has so much of the prompt already ..."""
+WAIT_SHARE = 0.8
+"""... and the first token comes within so much of the time that is left for it."""
+
+MEASURED_ARE_ENOUGH = 31
+"""Nodes whose measurements tell how the others compare with their scores."""
 
 CREDITS_LIMIT = 100_000
 
 NO_FREE_SLOT = "no free slot"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A ready replica as routing sees it. Rates are of one stream, measured there; None until a request finished."""
+class Candidate(NamedTuple):
+    """A ready replica as routing sees it. Rates are of one stream, measured there; None until a request finished.
+
+    A named tuple, like all here that is made for every node at every request.
+    """
 
     node_id: NodeId
     node_name: str
@@ -45,42 +55,69 @@ class Candidate:
     slots: int
     slots_busy: int
     waiting: int = 0
+    """Requests that are bound to it and have no slot."""
     score: float = 0.0
     prefill_tokens_per_s: float | None = None
     decode_tokens_per_s: float | None = None
-    running_tokens_left: float | None = None
-    """Tokens that the generations running there are still expected to write; None assumes each is half way."""
+    speeds: Speeds | None = None
+    context_tokens: float = 0.0
+    """Of the streams that run there, together."""
+    tokens_left: float | None = None
+    """That they are expected to write yet, together; None assumes each is half way."""
+    prompts_s: float = 0.0
+    """Until the prompts that were given to it are read."""
+    incarnation: int = 0
+    stream_share: float = GPU_STREAM_SHARE
+    cache_tokens: int = 16_384
+    """That its caches hold."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.slots_busy < self.slots and self.prompts_s <= PROMPTS_TOGETHER_S
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
+class Need(NamedTuple):
     """What routing must know of a request. `affinity` keeps equal values on one node under the sticky strategy."""
 
     prompt_tokens: int
     expected_tokens: int = 190
     affinity: str | None = None
+    blocks: tuple[int, ...] = ()
+    """Of its prompt, see `prefixes`."""
+    urgent: bool = True
+    """Somebody waits for the first token; else only the end counts."""
 
 
 class Costs(NamedTuple):
-    """Expected seconds, for the request itself and (`imposed_s`) for all who run on the replica already."""
+    """Expected seconds: for the request until its first token (`wait_s`, `prompt_s`) and from there to its end
+    (`answer_s`), and for the streams that run there already: standing still (`stop_s`), and writing slower (`slow_s`).
+    """
 
     wait_s: float
-    prefill_s: float
-    decode_s: float
-    imposed_s: float
+    prompt_s: float
+    answer_s: float
+    stop_s: float
+    slow_s: float
+    urgent: bool
+
+    @property
+    def cost_s(self) -> float:
+        """What is to be least. A first token that somebody waits for weighs ten times a later one, and three times
+        as much for every one who has to stop for it: of some 45 mixtures tried on other traces, the one that kept most
+        requests within 2 s to the first token and 100 ms for each later one."""
+        if self.urgent:
+            return self.wait_s + self.prompt_s + 3 * self.stop_s + 0.1 * (self.answer_s + self.slow_s)
+        return self.wait_s + self.prompt_s + self.stop_s + self.answer_s + self.slow_s
 
     def __str__(self) -> str:
         return (
-            f"wait {self.wait_s:.2f} s + prompt {self.prefill_s:.2f} s + answer {self.decode_s:.2f} s"
-            f" + delay of others {self.imposed_s:.2f} s"
+            f"wait {self.wait_s:.2f} s + prompt {self.prompt_s:.2f} s, answer {self.answer_s:.2f} s,"
+            f" delay of others {self.stop_s + self.slow_s:.2f} s"
         )
 
 
 class Ranked(NamedTuple):
-    """One candidate's place. `cost_s` is None where the strategy has no notion of seconds.
-
-    A named tuple, like `Costs`, because a hundred are made for every request.
-    """
+    """One candidate's place. `cost_s` is None where the strategy has no notion of seconds."""
 
     candidate: Candidate
     cost_s: float | None
@@ -94,14 +131,25 @@ class Ranked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The replica to use, None when none has a free slot, and all candidates from best to worst."""
+    """The replica to use, None when none has a free slot or a busy one is worth waiting for; all candidates from best
+    to worst."""
 
     chosen: Candidate | None
     ranking: tuple[Ranked, ...]
     strategy: RoutingStrategy
 
 
-_Ranker = Callable[[list[Candidate], "_Pace", Need], list[Ranked]]
+class Held(NamedTuple):
+    """How much of one prompt the replicas have, in tokens, by incarnation."""
+
+    tokens: Mapping[int, float] = {}
+    left_s: float = 0.0
+    """Time left until its first token is late."""
+
+
+NOTHING_HELD = Held()
+
+_Ranker = Callable[[list[Candidate], "_Pace", Need, Held], list[Ranked]]
 
 
 class Router:
@@ -120,48 +168,68 @@ class Router:
             RoutingStrategy.STICKY: _by_affinity,
         }
 
-    def choose(self, strategy: RoutingStrategy, candidates: Sequence[Candidate], need: Need) -> Decision:
-        """Rank the candidates, all replicas of one model; the first with a free slot is chosen.
+    def choose(
+        self, strategy: RoutingStrategy, candidates: Sequence[Candidate], need: Need, held: Held = NOTHING_HELD
+    ) -> Candidate | None:
+        """The replica to use, all being of one model; None as in `Decision`. Ties go to the smallest node id.
 
-        Counts as that replica's turn, so ask only when the choice will be used. Ties go to the smallest node id.
+        Counts as that replica's turn, so ask only when the choice will be used.
         """
+        if strategy is RoutingStrategy.EXPECTED_FINISH or (
+            strategy is RoutingStrategy.STICKY and need.affinity is None
+        ):
+            return _least_cost(candidates, need, held)
+        chosen = self.rank(strategy, candidates, need, held).chosen
+        if chosen is not None:
+            self._took(strategy, candidates, chosen)
+        return chosen
+
+    def rank(
+        self, strategy: RoutingStrategy, candidates: Sequence[Candidate], need: Need, held: Held = NOTHING_HELD
+    ) -> Decision:
+        """What `choose` would choose, and how the others compare; nobody's turn."""
         by_id = sorted(candidates, key=_node_id)
-        free = [candidate for candidate in by_id if candidate.slots_busy < candidate.slots]
-        if not free:
-            return Decision(None, tuple(Ranked(candidate, None, NO_FREE_SLOT) for candidate in by_id), strategy)
-        ranking = self._rankers[strategy](free, _Pace(by_id), need)
+        free = [candidate for candidate in by_id if _has_slot(candidate)]
+        ranking = self._rankers[strategy](free, _Pace(by_id), need, held) if free else []
         if len(free) < len(by_id):
             ranking += [Ranked(full, None, NO_FREE_SLOT) for full in by_id if full.slots_busy >= full.slots]
-        return Decision(ranking[0].candidate, tuple(ranking), strategy)
+        by_cost = bool(ranking) and ranking[0].cost_s is not None
+        best = _least_cost(candidates, need, held) if by_cost else ranking[0].candidate if free else None
+        return Decision(best, tuple(ranking), strategy)
 
-    def _by_turn(self, free: list[Candidate], _pace: _Pace, _need: Need) -> list[Ranked]:
+    def _took(self, strategy: RoutingStrategy, candidates: Sequence[Candidate], chosen: Candidate) -> None:
+        if strategy is RoutingStrategy.ROUND_ROBIN:
+            self._last[chosen.model] = chosen.node_id
+        elif strategy is RoutingStrategy.WEIGHTED:
+            if len(self._credit) > CREDITS_LIMIT:
+                self._credit.clear()
+            pace = _Pace(candidates)
+            weights = {(one.model, one.node_id): pace.decode_tokens_per_s(one) for one in candidates if _has_slot(one)}
+            for key, weight in weights.items():
+                self._credit[key] = self._credit.get(key, 0.0) + weight
+            self._credit[chosen.model, chosen.node_id] -= sum(weights.values())
+
+    def _by_turn(self, free: list[Candidate], _pace: _Pace, _need: Need, _held: Held) -> list[Ranked]:
         """The next larger node id than the last one, so that nodes may come and go without upsetting the order."""
-        model = free[0].model
-        last = self._last.get(model, "")
+        last = self._last.get(free[0].model, "")
         turn = [candidate for candidate in free if candidate.node_id > last]
         turn += [candidate for candidate in free if candidate.node_id <= last]
-        self._last[model] = turn[0].node_id
         return [Ranked(candidate, None, f"turn {place}") for place, candidate in enumerate(turn, 1)]
 
-    def _by_chance(self, free: list[Candidate], _pace: _Pace, _need: Need) -> list[Ranked]:
+    def _by_chance(self, free: list[Candidate], _pace: _Pace, _need: Need, _held: Held) -> list[Ranked]:
         return [Ranked(candidate, None, "chance") for candidate in self._chance.sample(free, len(free))]
 
-    def _by_weighted_turn(self, free: list[Candidate], pace: _Pace, _need: Need) -> list[Ranked]:
+    def _by_weighted_turn(self, free: list[Candidate], pace: _Pace, _need: Need, _held: Held) -> list[Ranked]:
         """Smooth weighted round robin (nginx, commit 52327e0): shares follow the decode speed, without bursts."""
-        if len(self._credit) > CREDITS_LIMIT:
-            self._credit.clear()
-        total = 0.0
-        credits: list[tuple[float, Candidate]] = []
-        for candidate in free:
-            weight = pace.decode_tokens_per_s(candidate)
-            total += weight
-            key = (candidate.model, candidate.node_id)
-            self._credit[key] = credit = self._credit.get(key, 0.0) + weight
-            credits.append((credit, candidate))
+        credits = [
+            (self._credit.get((one.model, one.node_id), 0.0) + pace.decode_tokens_per_s(one), one) for one in free
+        ]
         credits.sort(key=_credit, reverse=True)
-        chosen = credits[0][1]
-        self._credit[chosen.model, chosen.node_id] -= total
         return [Ranked(candidate, None, f"credit {credit:.1f} tokens/s") for credit, candidate in credits]
+
+
+def _has_slot(candidate: Candidate) -> bool:
+    return candidate.slots_busy < candidate.slots
 
 
 def _node_id(candidate: Candidate) -> str:
@@ -176,42 +244,100 @@ def _cost(ranked: Ranked) -> float:
     return math.inf if ranked.cost_s is None else ranked.cost_s
 
 
-def _by_expected_finish(free: list[Candidate], pace: _Pace, need: Need) -> list[Ranked]:
+def _least_cost(candidates: Sequence[Candidate], need: Need, held: Held) -> Candidate | None:
+    """The open replica of least cost, unless a busy one that knows the prompt will cost less and still be in time.
+
+    It adds up as `expected_costs` and `Costs.cost_s` do, without making values of the sums: every request pays this for
+    every node.
+    """
+    pace: _Pace | None = None
+    best: Candidate | None = None
+    best_s = math.inf
+    held_tokens, left_s = held
+    prompt_tokens, answer_tokens, _, _, urgent = need
+    enough_tokens = HELD_SHARE * prompt_tokens
+    own_context = prompt_tokens + answer_tokens / 2
+    stop_weight, rest_weight = (3.0, 0.1) if urgent else (1.0, 1.0)
+    unread_tokens, has_tokens = float(prompt_tokens), 0.0
+    for one in candidates:
+        _, _, _, slots, busy, waiting, _, _, _, speeds, context_tokens, left_tokens, prompts_s, incarnation, _, _ = one
+        if held_tokens:
+            has_tokens = held_tokens.get(incarnation, 0.0)
+            unread_tokens = max(0.0, prompt_tokens - has_tokens)
+        is_open = busy < slots and prompts_s <= PROMPTS_TOGETHER_S
+        if not is_open and (not slots or not has_tokens or has_tokens < enough_tokens):
+            continue
+        if speeds is None:
+            if pace is None:
+                pace = _Pace(candidates)
+            speeds = pace.speeds(one)
+        base_s, stream_s, context_s, prompt_base_s, prompt_token_s = speeds
+        streams = busy if busy < slots else slots - 1
+        prompt_s = prompt_base_s + unread_tokens * prompt_token_s
+        answer_s = answer_tokens * (base_s + stream_s * (streams + 1) + context_s * (context_tokens + own_context))
+        first_s = prompts_s + waiting * prompt_s + prompt_s
+        ahead = busy + waiting + 1 - slots
+        if ahead > 0:
+            first_s += ahead * answer_s / slots
+        if left_tokens is None:
+            left_tokens = streams * answer_tokens / 2
+        slow_s = left_tokens * (stream_s + context_s * own_context)
+        cost_s = first_s + stop_weight * streams * prompt_s + rest_weight * (answer_s + slow_s)
+        if cost_s > best_s or (not is_open and first_s > WAIT_SHARE * left_s):
+            continue
+        if cost_s < best_s or (best is not None and one[0] < best[0]):
+            best, best_s = one, cost_s
+    return best if best is not None and best.is_open else None
+
+
+def _by_expected_finish(free: list[Candidate], pace: _Pace, need: Need, held: Held) -> list[Ranked]:
     ranking: list[Ranked] = []
     for candidate in free:
-        costs = expected_costs(
-            candidate, need, pace.prefill_tokens_per_s(candidate), pace.decode_tokens_per_s(candidate)
-        )
-        ranking.append(Ranked(candidate, costs.wait_s + costs.prefill_s + costs.decode_s + costs.imposed_s, costs))
+        costs = expected_costs(candidate, need, pace.speeds(candidate), held.tokens.get(candidate.incarnation, 0.0))
+        ranking.append(Ranked(candidate, costs.cost_s, costs))
     ranking.sort(key=_cost)
     return ranking
 
 
-def expected_costs(candidate: Candidate, need: Need, prefill_tokens_per_s: float, decode_tokens_per_s: float) -> Costs:
-    """What giving the request to this replica now costs, in seconds, at these rates of a single stream."""
-    busy = candidate.slots_busy
-    token_s = 1 / decode_tokens_per_s
-    prefill_s = need.prompt_tokens / prefill_tokens_per_s
-    decode_s = need.expected_tokens * token_s * (1 + BATCH_SLOWDOWN * busy)
-    ahead = max(0, busy + candidate.waiting + 1 - candidate.slots)
-    wait_s = ahead * decode_s / candidate.slots + candidate.waiting * prefill_s
-    left = candidate.running_tokens_left
+def expected_costs(candidate: Candidate, need: Need, speeds: Speeds, held_tokens: float = 0.0) -> Costs:
+    """What giving the request to this replica now costs, in seconds, where it has `held_tokens` of the prompt."""
+    # When a full one takes it, somebody has left.
+    busy = min(candidate.slots_busy, max(0, candidate.slots - 1))
+    base_s, stream_s, context_s, prompt_base_s, prompt_token_s = speeds
+    prompt_s = prompt_base_s + max(0.0, need.prompt_tokens - held_tokens) * prompt_token_s
+    # The context grows while it writes: half of the answer is there on average.
+    own_context = need.prompt_tokens + need.expected_tokens / 2
+    step_s = base_s + stream_s * (busy + 1) + context_s * (candidate.context_tokens + own_context)
+    answer_s = need.expected_tokens * step_s
+    ahead = max(0, candidate.slots_busy + candidate.waiting + 1 - candidate.slots)
+    wait_s = candidate.prompts_s + candidate.waiting * prompt_s
+    if ahead:
+        wait_s += ahead * answer_s / max(1, candidate.slots)
+    left = candidate.tokens_left
     if left is None:
         left = busy * need.expected_tokens / 2
     # A prompt is read while the streams of the batch stand still; afterwards each of their tokens takes longer.
-    imposed_s = busy * prefill_s + left * token_s * BATCH_SLOWDOWN
-    return Costs(wait_s, prefill_s, decode_s, imposed_s)
+    slow_s = left * (stream_s + context_s * own_context)
+    return Costs(wait_s, prompt_s, answer_s, busy * prompt_s, slow_s, need.urgent)
 
 
-def _by_connections(free: list[Candidate], _pace: _Pace, _need: Need) -> list[Ranked]:
+def prompt_s(candidate: Candidate, need: Need, held_tokens: float) -> float:
+    """Expected seconds of reading the prompt there; 0 as long as nothing was measured, because nobody is to wait for a
+    guess."""
+    if candidate.speeds is None:
+        return 0.0
+    return candidate.speeds.prompt_s(max(0.0, need.prompt_tokens - held_tokens))
+
+
+def _by_connections(free: list[Candidate], _pace: _Pace, _need: Need, _held: Held) -> list[Ranked]:
     by_load = sorted(free, key=lambda candidate: candidate.slots_busy + candidate.waiting)
     return [Ranked(one, None, f"{one.slots_busy + one.waiting} of {one.slots} slots busy") for one in by_load]
 
 
-def _by_affinity(free: list[Candidate], pace: _Pace, need: Need) -> list[Ranked]:
+def _by_affinity(free: list[Candidate], pace: _Pace, need: Need, held: Held) -> list[Ranked]:
     """Rendezvous hashing (Thaler and Ravishankar 1998): a node that goes moves only the keys it had."""
     if need.affinity is None:
-        return _by_expected_finish(free, pace, need)
+        return _by_expected_finish(free, pace, need, held)
     hashed = blake2b(need.affinity.encode(errors="surrogatepass"), digest_size=16)
 
     def weight(candidate: Candidate) -> bytes:
@@ -232,13 +358,14 @@ class _Pace:
     """
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
-        self._prefill_ratio = median(
-            [one.prefill_tokens_per_s / promised_speed(one.score) for one in candidates if one.prefill_tokens_per_s]
-            or [PREFILL_TOKENS_PER_S]
-        )
-        self._decode_ratio = median(
-            [one.decode_tokens_per_s / promised_speed(one.score) for one in candidates if one.decode_tokens_per_s]
-            or [DECODE_TOKENS_PER_S]
+        prefill = [(one.prefill_tokens_per_s, one.score) for one in candidates if one.prefill_tokens_per_s]
+        decode = [(one.decode_tokens_per_s, one.score) for one in candidates if one.decode_tokens_per_s]
+        self._prefill_ratio = _median_ratio(prefill[:MEASURED_ARE_ENOUGH]) or PREFILL_TOKENS_PER_S
+        self._decode_ratio = _median_ratio(decode[:MEASURED_ARE_ENOUGH]) or DECODE_TOKENS_PER_S
+
+    def speeds(self, candidate: Candidate) -> Speeds:
+        return candidate.speeds or speeds_of(
+            self.prefill_tokens_per_s(candidate), self.decode_tokens_per_s(candidate), candidate.stream_share
         )
 
     def prefill_tokens_per_s(self, candidate: Candidate) -> float:
@@ -246,6 +373,10 @@ class _Pace:
 
     def decode_tokens_per_s(self, candidate: Candidate) -> float:
         return candidate.decode_tokens_per_s or self._decode_ratio * promised_speed(candidate.score)
+
+
+def _median_ratio(measured: Sequence[tuple[float, float]]) -> float | None:
+    return median([rate / promised_speed(score) for rate, score in measured]) if measured else None
 
 
 @lru_cache(maxsize=4096)

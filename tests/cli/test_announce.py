@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 
@@ -39,3 +40,10 @@ def test_a_hub_on_one_address_is_joined_at_that_address() -> None:
 def test_without_a_model_the_hub_says_so() -> None:
     state = ClusterState(version="1", epoch=1, uptime_s=1)
     assert "no model is ready yet" in "\n".join(ready_lines("1", state, None, CLOSED))
+
+
+def test_a_hub_that_asks_for_keys_says_how_to_make_one_and_shows_where_it_goes() -> None:
+    state = ClusterState(version="1", epoch=1, uptime_s=1)
+    locked = "\n".join(ready_lines("1", state, "demo-tiny", dataclasses.replace(CLOSED, keys=True)))
+    assert "chorus keys create" in locked and "Authorization: Bearer KEY" in locked
+    assert "keys create" not in "\n".join(ready_lines("1", state, "demo-tiny", CLOSED))

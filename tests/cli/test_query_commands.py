@@ -15,6 +15,7 @@ from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.values import (
     AggregateStrategy,
     ClusterState,
+    Courtesy,
     Hardware,
     ModelSummary,
     Node,
@@ -60,6 +61,16 @@ def test_a_node_row_shows_what_was_loaded_on_demand_and_how_long_it_stays() -> N
     row = dict(zip(HEADINGS, node_row(replace(ATTIC, replicas=(Replica(report=warm),))), strict=True))
     assert row["WARM COPIES"] == "demo-tiny ready, stays 5 min 00 s"
     assert dict(zip(HEADINGS, node_row(ATTIC), strict=True))["WARM COPIES"] == ""
+
+
+def test_a_node_row_says_why_a_pc_yields_to_its_owner_that_it_sleeps_and_that_it_is_slow() -> None:
+    slow = ReplicaReport(model=SMALL, state=ReplicaState.READY, degraded=True)
+    polite = replace(ATTIC, courtesy=Courtesy(paused=True, reason="on battery, 20 %"), replicas=(Replica(report=slow),))
+    row = dict(zip(HEADINGS, node_row(polite), strict=True))
+    assert row["COURTESY"] == "polite pause: on battery, 20 %"
+    assert row["REPLICA"] == "ready, degraded"
+    asleep = dict(zip(HEADINGS, node_row(replace(ATTIC, state=NodeState.ASLEEP)), strict=True))
+    assert (asleep["STATE"], asleep["COURTESY"]) == ("asleep", "")
 
 
 def test_a_model_row_names_nodes_and_falls_back_to_the_id_of_one_that_is_unknown() -> None:

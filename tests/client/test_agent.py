@@ -16,7 +16,7 @@ from chorus_client.pool import Pool
 from chorus_proto import common_pb2, node_pb2
 from chorus_proto.generation import Generation
 from chorus_proto.ids import ExecutionId, InstanceId, ModelName, NodeId, RequestId
-from chorus_proto.values import Dialect, EngineKind, Hardware, ReplicaReport, ReplicaState, Welcome
+from chorus_proto.values import Courtesy, Dialect, EngineKind, Hardware, ReplicaReport, ReplicaState, Welcome
 from tests.support.clock import FakeClock
 from tests.support.fake_engine import FakeEngine
 from tests.support.open_gate import open_gate
@@ -236,5 +236,29 @@ def test_what_changed_while_the_introduction_was_on_its_way_is_told_on_the_new_l
         states: list[int] = []
         while not states or states[-1] != common_pb2.REPLICA_STATE_GONE:
             states.append((await bench.next("replica")).replica.state)
+
+    play(scenario)
+
+
+def test_what_the_owner_wants_is_told_at_once_and_again_on_each_new_link() -> None:
+    async def scenario(bench: Bench) -> None:
+        assert not (await bench.next("courtesy")).courtesy.paused, "on the link that has just begun"
+        bench.agent.be_polite(Courtesy(paused=True, reason="on battery, 20 %"))
+        told = (await bench.next("courtesy")).courtesy
+        assert (told.paused, told.reason) == (True, "on battery, 20 %")
+        bench.agent.unlinked()
+        few = Courtesy(slots=1, reason="other programs use 80 % of the CPU")
+        bench.agent.be_polite(few)
+        assert bench.agent.hello().courtesy == few
+
+    play(scenario)
+
+
+def test_models_are_freed_for_the_owner_with_his_reason() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.agent.free_idle_models("only 100 MB of memory are free")
+        while (report := (await bench.next("replica")).replica).state != common_pb2.REPLICA_STATE_UNLOADING:
+            pass
+        assert report.detail == "makes way for the PC's owner: only 100 MB of memory are free"
 
     play(scenario)

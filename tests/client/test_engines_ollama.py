@@ -82,7 +82,13 @@ def test_a_loaded_model_is_loaded_once_and_its_memory_is_told() -> None:
 def test_fields_that_ollama_cannot_do_are_named() -> None:
     async def check() -> None:
         async with tiny() as (_, _, model):
-            for field, generation in (("logit_bias", ask(logit_bias={"5": 1.0})), ("ignore_end", ask(ignore_end=True))):
+            tools = {"tools": '[{"type":"function","function":{"name":"f"}}]'}
+            for field, generation in (
+                ("logit_bias", ask(logit_bias={"5": 1.0})),
+                ("ignore_end", ask(ignore_end=True)),
+                ("tool_choice", ask(tool_choice='"required"', **tools)),
+                ("parallel_tool_calls", ask(parallel_tool_calls=False, **tools)),
+            ):
                 with pytest.raises(UnsupportedParameter) as caught:
                     await answered(model, generation)
                 assert caught.value.param == field

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from chorus_client.engines.openai_http import refusal, request_body
+from chorus_client.engines.openai_http import request_body
 from chorus_client.engines.openai_stream import CompletionStream
-from chorus_proto.errors import ContextLengthExceeded, EngineFailed, EngineUnavailable, InvalidRequest
+from chorus_client.engines.refusals import refusal
+from chorus_proto.errors import (
+    ContextLengthExceeded,
+    EngineFailed,
+    EngineUnavailable,
+    InvalidRequest,
+    UnsupportedParameter,
+)
 from chorus_proto.generation import Delta, Done, Generation, Message, Piece, Prefilled
 
 USAGE = (
@@ -148,6 +155,9 @@ def test_refusals_become_typed_errors_that_name_the_field() -> None:
     wrong = refusal(400, b'{"error":{"message":"Field \'temperature\': type must be number"}}')
     assert isinstance(wrong, InvalidRequest)
     assert wrong.param == "temperature"
+    unknown = refusal(400, b'{"error":{"message":"no min_p","param":"min_p","code":"unknown_parameter"}}')
+    assert isinstance(unknown, UnsupportedParameter), "another engine may have it"
+    assert unknown.param == "min_p"
     assert isinstance(refusal(503, b"Loading"), EngineUnavailable)
     assert isinstance(refusal(500, b"\xff"), EngineFailed)
     assert isinstance(refusal(302, b""), EngineFailed)

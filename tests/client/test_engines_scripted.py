@@ -245,3 +245,18 @@ def test_a_long_answer_at_full_speed_arrives_whole() -> None:
             assert text == scripted_text("fast", 20_000)
 
     asyncio.run(check())
+
+
+def test_a_lasting_fault_holds_for_later_requests_and_the_speed_is_told() -> None:
+    async def check() -> None:
+        async with scripted() as model:
+            speeds: list[float | None] = []
+            for question in ("hello", "[[faults tps=40]]", "hello", "hello [[fault tps=0]]"):
+                _, done = await answered(model, ask(question))
+                speeds.append(done.decode_tokens_per_s)
+        fast, slowed, slow, quick = speeds
+        assert fast and slowed and slow and quick
+        assert slowed < 60 and slow < 60
+        assert fast > 200 and quick > 200, "the marker of one request goes before"
+
+    asyncio.run(check())

@@ -384,8 +384,9 @@ def test_a_file_replaced_by_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoadFailed, match="no language model"):
         asyncio.run(inventory.checked(MINE, silent))
     path.unlink()
-    with pytest.raises(LoadFailed, match="cannot be read"):
+    with pytest.raises(ModelNotFound, match="was deleted from this PC"):
         asyncio.run(inventory.checked(MINE, silent))
+    assert MINE not in [file.name for file in inventory.files()]
     with pytest.raises(ModelNotFound):
         asyncio.run(inventory.checked(ModelName("never-there"), silent))
 

@@ -11,15 +11,17 @@ from chorus_client.model_server.answers import StreamRendering, WholeRendering
 from chorus_client.model_server.frames import Ended, Said
 from chorus_client.model_server.requests import Asked, read_request
 from chorus_client.thinking.counts import CountingSplitter
-from chorus_client.thinking.select import Style, splitter_for
+from chorus_client.thinking.select import splitter_for
 from chorus_proto.errors import ClusterError, ErrorCode
 from chorus_proto.ids import RequestId
+from chorus_proto.values import ThinkingStyle
 
 ID = RequestId("0123456789ab0123456789ab")
 HARMONY = (
     *("<|channel|>", "analysis", "<|message|>", "2 and", " 2", "<|end|>"),
     *("<|start|>", "assistant", "<|channel|>", "final", "<|message|>", "4", "."),
 )
+
 END = Ended(number=1, finish_reason="stop", prompt_tokens=9, completion_tokens=14, prompt_s=0.003, completion_s=0.013)
 
 
@@ -28,14 +30,14 @@ def asked(**more: object) -> Asked:
     return read_request(json.dumps(body).encode(), chat=True)
 
 
-def whole(what: Asked, pieces: tuple[str, ...], style: Style | None) -> dict[str, object]:
+def whole(what: Asked, pieces: tuple[str, ...], style: ThinkingStyle | None) -> dict[str, object]:
     rendering = WholeRendering(what, splitter(style), ID, 1)
     for piece in pieces:
         assert rendering.said(Said(1, piece, 1)) == b""
     return cast("dict[str, object]", json.loads(rendering.ended(END)))
 
 
-def splitter(style: Style | None) -> CountingSplitter | None:
+def splitter(style: ThinkingStyle | None) -> CountingSplitter | None:
     return CountingSplitter(splitter_for(style, prompt="")) if style is not None else None
 
 
@@ -44,7 +46,7 @@ def message_of(answer: dict[str, object]) -> dict[str, object]:
 
 
 def test_gpt_oss_channels_stand_apart_from_the_answer() -> None:
-    answer = whole(asked(separate_thinking=True, reasoning="high"), HARMONY, Style.HARMONY)
+    answer = whole(asked(separate_thinking=True, reasoning="high"), HARMONY, ThinkingStyle.HARMONY)
     assert message_of(answer) == {
         "role": "assistant",
         "content": "4.",
@@ -61,7 +63,7 @@ def test_gpt_oss_channels_stand_apart_from_the_answer() -> None:
 
 
 def test_without_a_wish_there_is_reasoning_but_no_member_that_clients_do_not_know() -> None:
-    message = message_of(whole(asked(), ("<think>", "hm", "</think>", "yes"), Style.TAGS))
+    message = message_of(whole(asked(), ("<think>", "hm", "</think>", "yes"), ThinkingStyle.TAGS))
     assert message == {
         "role": "assistant",
         "content": "yes",
@@ -72,7 +74,7 @@ def test_without_a_wish_there_is_reasoning_but_no_member_that_clients_do_not_kno
 
 
 def test_channels_that_were_not_asked_for_are_left_out() -> None:
-    message = message_of(whole(asked(include_channels=["final"]), HARMONY, Style.HARMONY))
+    message = message_of(whole(asked(include_channels=["final"]), HARMONY, ThinkingStyle.HARMONY))
     assert message == {"role": "assistant", "content": "4.", "refusal": None, "channels": {"final": "4."}}
 
 
@@ -81,7 +83,7 @@ def test_without_a_splitter_the_text_is_what_the_model_wrote() -> None:
 
 
 def test_a_stream_tells_thoughts_and_answer_in_different_fields() -> None:
-    rendering = StreamRendering(asked(stream=True, separate_thinking=True), splitter(Style.HARMONY), ID, 1)
+    rendering = StreamRendering(asked(stream=True, separate_thinking=True), splitter(ThinkingStyle.HARMONY), ID, 1)
     raw = b"".join(rendering.said(Said(1, piece, 1)) for piece in HARMONY) + rendering.ended(END)
     *chunks, done = raw.decode().strip().split("\n\n")
     assert done == "data: [DONE]"
@@ -96,7 +98,7 @@ def test_a_stream_tells_thoughts_and_answer_in_different_fields() -> None:
 
 
 def test_log_probabilities_of_hidden_tokens_wait_for_the_next_chunk() -> None:
-    rendering = StreamRendering(asked(stream=True), splitter(Style.HARMONY), ID, 1)
+    rendering = StreamRendering(asked(stream=True), splitter(ThinkingStyle.HARMONY), ID, 1)
 
     def entry(token: str) -> bytes:
         return json.dumps({"content": [{"token": token, "logprob": -1.0}], "refusal": None}).encode()

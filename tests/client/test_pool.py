@@ -392,3 +392,30 @@ def test_an_engine_that_died_holds_no_memory_until_it_is_back() -> None:
         assert (await bench.until(ReplicaState.LOADING)).resident_bytes is None
 
     play(scenario)
+
+
+def test_an_owner_gets_the_memory_of_what_nobody_uses_but_for_what_he_keeps_loaded() -> None:
+    async def run() -> None:
+        engine = FakeEngine("idle", "busy", "pinned", "adopted")
+        options = {ModelName("pinned"): ModelOptions(pin=True)}
+        reports: list[ReplicaReport] = []
+        pool = Pool({EngineKind.SCRIPTED: engine}, FakeClock(), reports.append, open_gate(), options=options)
+        await pool.inventory()
+        for name in engine.names:
+            pool.load(ModelName(name), OPTIONS, adopted=name == "adopted")
+        async with asyncio.timeout(5):
+            while any(one.state is not ReplicaState.READY for one in pool.models()):
+                await asyncio.sleep(0)
+            with pool.acquire(ModelName("busy")):
+                pool.free_idle("he plays")
+                while len(pool.models()) > 3:
+                    await asyncio.sleep(0)
+                assert {one.model for one in pool.models()} == {"busy", "pinned", "adopted"}
+            pool.free_idle("he plays")
+            while len(pool.models()) > 2:
+                await asyncio.sleep(0)
+        leaving = {report.model: report.detail for report in reports if report.state is ReplicaState.UNLOADING}
+        assert leaving == dict.fromkeys(("idle", "busy"), "makes way for the PC's owner: he plays")
+        await pool.aclose()
+
+    asyncio.run(run())

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from chorus_client.thinking.harmony import HarmonySplitter
-from chorus_client.thinking.select import Style, splitter_for, style_of
+from chorus_client.thinking.select import splitter_for, style_of
 from chorus_client.thinking.splitter import Channel, Part, Unsplit
 from chorus_client.thinking.think_tags import ThinkTagSplitter
+from chorus_proto.values import ThinkingStyle
 
 CHATML = (
     "{% for m in messages %}{{'<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n'}}{% endfor %}"
@@ -36,56 +37,58 @@ GPT_OSS = "{{- '<|start|>assistant<|channel|>final<|message|>' + message.content
 @pytest.mark.parametrize(
     ("template", "style"),
     [
-        (CHATML, Style.PLAIN),
-        (QWEN3, Style.TAGS),
-        (QWQ, Style.OPENED_TAGS),
-        (R1, Style.OPENED_TAGS),
-        (V3_1, Style.OPENED_TAGS),
-        (RAW, Style.OPENED_TAGS),
-        (ONLY_HISTORY, Style.TAGS),
-        ("{{ '<think>' }}", Style.TAGS),
-        (GPT_OSS, Style.HARMONY),
+        (CHATML, ThinkingStyle.PLAIN),
+        (QWEN3, ThinkingStyle.TAGS),
+        (QWQ, ThinkingStyle.OPENED_TAGS),
+        (R1, ThinkingStyle.OPENED_TAGS),
+        (V3_1, ThinkingStyle.OPENED_TAGS),
+        (RAW, ThinkingStyle.OPENED_TAGS),
+        (ONLY_HISTORY, ThinkingStyle.TAGS),
+        ("{{ '<think>' }}", ThinkingStyle.TAGS),
+        (GPT_OSS, ThinkingStyle.HARMONY),
     ],
 )
-def test_the_chat_template_tells_how_a_model_thinks(template: str, style: Style) -> None:
+def test_the_chat_template_tells_how_a_model_thinks(template: str, style: ThinkingStyle) -> None:
     assert style_of(name="anything", template=template) is style
 
 
 @pytest.mark.parametrize(
     ("name", "architecture", "style"),
     [
-        ("gpt-oss:20b", "", Style.HARMONY),
-        ("unsloth/GPT_OSS-20b-GGUF", "", Style.HARMONY),
-        ("mine", "gpt-oss", Style.HARMONY),
-        ("mine", "gptoss", Style.HARMONY),
-        ("mine", "GptOssForCausalLM", Style.HARMONY),
-        ("deepseek-r1:8b", "qwen2", Style.TAGS),
-        ("Qwen/QwQ-32B", "", Style.TAGS),
-        ("qwen3:4b", "", Style.TAGS),
-        ("qwen3-coder:30b", "", Style.PLAIN),
-        ("Qwen3-4B-Instruct-2507", "", Style.PLAIN),
-        ("qwen3-embedding:0.6b", "", Style.PLAIN),
-        ("llama3.2:3b", "llama", Style.PLAIN),
-        ("", "", Style.PLAIN),
+        ("gpt-oss:20b", "", ThinkingStyle.HARMONY),
+        ("unsloth/GPT_OSS-20b-GGUF", "", ThinkingStyle.HARMONY),
+        ("mine", "gpt-oss", ThinkingStyle.HARMONY),
+        ("mine", "gptoss", ThinkingStyle.HARMONY),
+        ("mine", "GptOssForCausalLM", ThinkingStyle.HARMONY),
+        ("deepseek-r1:8b", "qwen2", ThinkingStyle.TAGS),
+        ("Qwen/QwQ-32B", "", ThinkingStyle.TAGS),
+        ("qwen3:4b", "", ThinkingStyle.TAGS),
+        ("qwen3-coder:30b", "", ThinkingStyle.PLAIN),
+        ("Qwen3-4B-Instruct-2507", "", ThinkingStyle.PLAIN),
+        ("qwen3-embedding:0.6b", "", ThinkingStyle.PLAIN),
+        ("llama3.2:3b", "llama", ThinkingStyle.PLAIN),
+        ("", "", ThinkingStyle.PLAIN),
     ],
 )
-def test_without_a_template_the_name_and_the_architecture_decide(name: str, architecture: str, style: Style) -> None:
+def test_without_a_template_the_name_and_the_architecture_decide(
+    name: str, architecture: str, style: ThinkingStyle
+) -> None:
     assert style_of(name=name, architecture=architecture) is style
 
 
 def test_a_template_overrules_the_name() -> None:
-    assert style_of(name="gpt-oss-tuned-on-chatml", template=CHATML) is Style.PLAIN
+    assert style_of(name="gpt-oss-tuned-on-chatml", template=CHATML) is ThinkingStyle.PLAIN
 
 
 def test_each_style_has_its_splitter() -> None:
-    assert isinstance(splitter_for(Style.PLAIN), Unsplit)
-    assert isinstance(splitter_for(Style.HARMONY), HarmonySplitter)
-    assert isinstance(splitter_for(Style.TAGS), ThinkTagSplitter)
-    assert splitter_for(Style.OPENED_TAGS).feed("why") == [Part(Channel.ANALYSIS, "why")]
-    assert splitter_for(Style.TAGS).feed("yes") == [Part(Channel.FINAL, "yes")]
+    assert isinstance(splitter_for(ThinkingStyle.PLAIN), Unsplit)
+    assert isinstance(splitter_for(ThinkingStyle.HARMONY), HarmonySplitter)
+    assert isinstance(splitter_for(ThinkingStyle.TAGS), ThinkTagSplitter)
+    assert splitter_for(ThinkingStyle.OPENED_TAGS).feed("why") == [Part(Channel.ANALYSIS, "why")]
+    assert splitter_for(ThinkingStyle.TAGS).feed("yes") == [Part(Channel.FINAL, "yes")]
 
 
-@pytest.mark.parametrize("style", [Style.TAGS, Style.OPENED_TAGS])
+@pytest.mark.parametrize("style", [ThinkingStyle.TAGS, ThinkingStyle.OPENED_TAGS])
 @pytest.mark.parametrize(
     ("prompt", "channel"),
     [
@@ -94,5 +97,7 @@ def test_each_style_has_its_splitter() -> None:
         ("<|im_start|>assistant\n", Channel.FINAL),
     ],
 )
-def test_the_end_of_the_prompt_says_whether_the_thought_is_open(style: Style, prompt: str, channel: Channel) -> None:
+def test_the_end_of_the_prompt_says_whether_the_thought_is_open(
+    style: ThinkingStyle, prompt: str, channel: Channel
+) -> None:
     assert splitter_for(style, prompt=prompt).channel is channel

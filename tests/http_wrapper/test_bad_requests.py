@@ -57,7 +57,9 @@ def test_eleven_megabytes_are_413_and_the_sender_gets_to_read_it() -> None:
 
 def test_a_chunked_body_over_the_limit_is_413() -> None:
     chunk = b"4000\r\n" + b" " * 0x4000 + b"\r\n"
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    )
     (reply,) = send(head + chunk * 8 + b"0\r\n\r\n", limits=SMALL)
     assert (reply.status, reply.error()["code"]) == (413, "body_too_large")
 
@@ -66,7 +68,7 @@ def test_a_body_that_never_ends_is_cut_off() -> None:
     async def run() -> None:
         async with http_face(FakeCluster(), SMALL) as server:
             _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
             with pytest.raises(ConnectionError):
                 async with asyncio.timeout(5):
                     while True:
@@ -79,7 +81,7 @@ def test_a_body_that_never_ends_is_cut_off() -> None:
 
 
 def test_a_body_that_does_not_come_in_time_is_refused_in_words() -> None:
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 50\r\n\r\n".encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 50\r\n\r\n".encode()
     (reply,) = send(head + b'{"model"', limits=SMALL)
     assert (reply.status, reply.error()["code"]) == (400, "invalid_request")
     assert "in time" in str(reply.error()["message"])
@@ -107,13 +109,13 @@ def test_a_head_that_does_not_end_is_cut_off() -> None:
     ids=["many", "large", "one huge"],
 )
 def test_too_many_or_too_large_headers_are_431(head: str) -> None:
-    (reply,) = send(f"GET /health HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
+    (reply,) = send(f"GET /health HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode())
     assert reply.status == 431
     assert reply.error()["code"] == "invalid_request"
 
 
 def test_a_header_that_never_ends_is_431() -> None:
-    (reply,) = send(b"GET /health HTTP/1.1\r\nHost: x\r\nx: " + b"y" * 100_000)
+    (reply,) = send(b"GET /health HTTP/1.1\r\nHost: localhost\r\nx: " + b"y" * 100_000)
     assert reply.status == 431
 
 
@@ -128,7 +130,7 @@ def test_a_header_that_never_ends_is_431() -> None:
     ],
 )
 def test_a_head_that_readers_disagree_on_is_400_and_closed(head: bytes) -> None:
-    (reply,) = send(b"POST /query HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n12345")
+    (reply,) = send(b"POST /query HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n12345")
     assert reply.status == 400
 
 
@@ -174,7 +176,7 @@ def test_head_and_options_are_answered() -> None:
 
 
 def test_a_web_page_may_call_only_from_an_origin_in_the_settings() -> None:
-    page = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\nOrigin: https://page.example\r\n\r\n"
+    page = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nOrigin: https://page.example\r\n\r\n"
     allowed = HttpSettings(http_port=0, cors_origins=("https://page.example",))
     (closed,), (opened,) = send(page), send(page, limits=allowed)
     assert "access-control-allow-origin" not in closed.headers

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from chorus_http.errors import error_body, error_headers, error_type
+from chorus_http.apis import error_type
+from chorus_http.errors import error_body, error_headers
 from chorus_proto.errors import ERROR_OF_CODE, SURFACE, ErrorCode, error_of
 
 

@@ -49,3 +49,48 @@ def test_the_port_is_free_again_after_the_end() -> None:
     bind("127.0.0.1", port).close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=1)
+
+
+def test_the_second_port_serves_the_same_and_says_what_ollama_says() -> None:
+    async def run() -> None:
+        both = HttpSettings(http_port=0, ollama_port=0, drain_within_s=1.0)
+        async with http_face(FakeCluster(), both) as server:
+            assert server.ollama_url is not None
+            port = int(server.ollama_url.rpartition(":")[2])
+            assert port != server.port
+            said = await send_raw(port, get("/"))
+            assert (said.status, said.body) == (200, b"Ollama is running")
+            assert said.headers["content-type"].startswith("text/plain")
+            head = await send_raw(port, get("/", method="HEAD"))
+            assert (head.status, head.body) == (200, b"")
+            assert (await send_raw(port, get("/api/tags"))).json() == (
+                await send_raw(server.port, get("/api/tags"))
+            ).json()
+            assert (await send_raw(server.port, get("/"))).json()["ollama"] == "Ollama is running"
+        for closed in (port, server.port):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", closed), timeout=2)
+
+    asyncio.run(run())
+
+
+def test_a_second_port_in_use_is_told_with_its_own_flag_and_frees_the_first() -> None:
+    async def run() -> None:
+        async with http_face(FakeCluster()) as server:
+            free = bind("127.0.0.1", 0)
+            port = free.getsockname()[1]
+            free.close()
+            with pytest.raises(CannotListen, match=r"in use.*--ollama-port"):
+                async with http_face(FakeCluster(), HttpSettings(http_port=port, ollama_port=server.port)):
+                    pass
+            bind("127.0.0.1", port).close()
+
+    asyncio.run(run())
+
+
+def test_without_the_setting_there_is_no_second_port() -> None:
+    async def run() -> None:
+        async with http_face(FakeCluster()) as server:
+            assert server.ollama_url is None
+
+    asyncio.run(run())

@@ -7,6 +7,7 @@ import dataclasses
 
 from chorus_http.settings import HttpSettings
 from chorus_proto.errors import CoordinatorUnavailable, ModelNotFound
+from chorus_proto.values import Courtesy, NodeState
 from tests.support.fake_cluster import MODEL, NODE, FakeCluster, council, failing
 from tests.support.http_face import Reply, get, http_face, post, send_raw
 
@@ -130,3 +131,26 @@ def test_an_error_names_its_field_in_openais_shape() -> None:
             "code": "model_not_found",
         }
     }
+
+
+def test_a_pc_shows_what_it_leaves_to_its_owner_how_it_can_be_woken_and_that_it_sleeps() -> None:
+    cluster = FakeCluster()
+    (node,) = cluster.shown_state.nodes
+    polite = dataclasses.replace(
+        node, courtesy=Courtesy(slots=1, reason="on battery, 20 %"), mac_addresses=("1c:69:7a:00:00:01",)
+    )
+    asleep = dataclasses.replace(node, name="cellar", state=NodeState.ASLEEP)
+    cluster.shown_state = dataclasses.replace(cluster.shown_state, nodes=(polite, asleep))
+    (status,) = ask(cluster, get("/status"))
+    attic, cellar = status.rows("clients")
+    assert attic["courtesy"] == {"paused": False, "slots": 1, "reason": "on battery, 20 %"}
+    assert attic["mac_addresses"] == ["1c:69:7a:00:00:01"]
+    assert (cellar["courtesy"], cellar["state"]) == (None, "asleep")
+
+
+def test_a_cluster_whose_pcs_all_sleep_is_not_ready() -> None:
+    cluster = FakeCluster()
+    asleep = dataclasses.replace(cluster.shown_state.nodes[0], state=NodeState.ASLEEP)
+    cluster.shown_state = dataclasses.replace(cluster.shown_state, nodes=(asleep,))
+    (reply,) = ask(cluster, get("/readyz"))
+    assert (reply.status, reply.json()["reason"]) == (503, "No PC is connected.")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from chorus_proto import common_pb2, coordinator_pb2, node_pb2
 from chorus_proto.cluster import Ask, AskFinished, Call, CallFinished, CallOutput, CallStarted, MemberAnswer
 from chorus_proto.convert import (
+    courtesy_message,
     failure_message,
     heartbeat_message,
     hello_message,
+    of_courtesy,
     of_dialect,
     of_failure,
     of_heartbeat,
@@ -29,13 +31,22 @@ from chorus_proto.convert_calls import (
     started_message,
     submit_message,
 )
-from chorus_proto.convert_state import of_reassignment, of_state, reassignment_message, state_message
+from chorus_proto.convert_state import (
+    of_reassignment,
+    of_state,
+    of_woken,
+    reassignment_message,
+    state_message,
+    woken_message,
+)
 from chorus_proto.errors import ERROR_OF_CODE, ErrorCode, InternalError, QueueFull
 from chorus_proto.ids import InstanceId, ModelName, NodeId, RequestId
 from chorus_proto.values import (
+    ALL_OURS,
     AggregateStrategy,
     Assignment,
     ClusterState,
+    Courtesy,
     Dialect,
     EngineKind,
     Footprint,
@@ -54,10 +65,12 @@ from chorus_proto.values import (
     ReplicaState,
     RoutingStrategy,
     Score,
+    ThinkingStyle,
     Tier,
     Timings,
     Usage,
     Welcome,
+    Woken,
 )
 
 NODE = NodeId("4b8f9c1e-0000-4000-8000-000000000000")
@@ -83,6 +96,9 @@ FILE = ModelFile(
     engine=EngineKind.OLLAMA,
     shape=SHAPE,
     owners=True,
+    thinking=ThinkingStyle.OPENED_TAGS,
+    thinking_optional=True,
+    tools=True,
 )
 HARDWARE = Hardware(
     os="linux",
@@ -113,6 +129,8 @@ REPORT = ReplicaReport(
     expected_bytes=6,
     arithmetic="needs 5.0 = 3.0 + 2.0",
     restarts=2,
+    degraded=True,
+    decode_tokens_per_s=0.5,
 )
 
 
@@ -129,9 +147,25 @@ def test_an_introduction_survives_the_wire_with_unknown_staying_unknown() -> Non
         models=(FILE,),
         replicas=(REPORT,),
         features=("x",),
+        mac_addresses=("1c:69:7a:00:00:01", "1c:69:7a:00:00:02"),
+        courtesy=Courtesy(paused=True, reason="on battery"),
     )
     raw = hello_message(hello).SerializeToString()
     assert of_hello(node_pb2.Hello.FromString(raw)) == hello
+
+
+def test_what_a_pc_leaves_to_its_owner_survives_the_wire_and_an_older_agent_leaves_all_to_us() -> None:
+    for courtesy in (ALL_OURS, Courtesy(slots=0), Courtesy(slots=3, reason="other programs"), Courtesy(paused=True)):
+        raw = courtesy_message(courtesy).SerializeToString()
+        assert of_courtesy(node_pb2.Courtesy.FromString(raw)) == courtesy
+    assert of_hello(node_pb2.Hello()).courtesy == ALL_OURS
+    goodbye = node_pb2.AgentGoodbye.FromString(node_pb2.AgentGoodbye(reason="left").SerializeToString())
+    assert not goodbye.sleeps
+
+
+def test_a_node_that_was_woken_survives_the_wire() -> None:
+    woken = Woken(node_id=NODE, node_name="attic", mac_addresses=("1c:69:7a:00:00:01",))
+    assert of_woken(coordinator_pb2.WakeReply.FromString(woken_message(woken).SerializeToString())) == woken
 
 
 def test_heartbeat_welcome_and_replica_survive_the_wire() -> None:
@@ -246,6 +280,8 @@ def test_the_state_of_the_cluster_survives_the_wire() -> None:
         assignment_reason="it fits",
         heartbeat_age_s=0.5,
         cpu_percent=0.0,
+        courtesy=Courtesy(slots=1, reason="other programs use 80 % of the CPU"),
+        mac_addresses=("1c:69:7a:00:00:01",),
         footprints=(
             Footprint(model=FILE.name, engine=EngineKind.OLLAMA, predicted_bytes=0, load_s=1.5, arithmetic="7 + 2"),
             Footprint(model=ModelName("other"), engine=EngineKind.OLLAMA, slots=4, expected_bytes=1, resident_bytes=2),

@@ -1,4 +1,4 @@
-"""Mirrors chorus_proto/dialects/{openai_request,openai_messages,response_format,fields}.py."""
+"""Mirrors chorus_proto/dialects/{openai_request,openai_messages,openai_tools,response_format,fields}.py."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TypeAlias
 
 import pytest
 
-from chorus_proto.dialects.openai_request import ParsedRequest, parse_chat, parse_completion
+from chorus_proto.dialects.openai_request import parse_chat, parse_completion
+from chorus_proto.dialects.parsed import ParsedRequest
 from chorus_proto.errors import ClusterError, InvalidRequest, UnknownParameter, UnsupportedParameter
-from chorus_proto.generation import Message
+from chorus_proto.generation import Channel, Effort, Message
 from chorus_proto.values import Dialect, RoutingStrategy
 
 Fields: TypeAlias = dict[str, object]
@@ -19,6 +20,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 OPTIONAL_CHAT = """max_tokens max_completion_tokens temperature top_p stop seed presence_penalty frequency_penalty
     logit_bias logprobs top_logprobs response_format n stream stream_options user metadata store service_tier tools
     functions tool_choice function_call audio modalities prediction web_search_options reasoning_effort verbosity
+    reasoning separate_thinking include_channels developer_instructions
     safety_identifier prompt_cache_key prompt_cache_retention parallel_tool_calls x_chorus"""
 OPTIONAL_COMPLETION = "max_tokens temperature top_p stop seed logit_bias logprobs n best_of echo suffix stream user"
 
@@ -90,7 +92,7 @@ def test_roles_and_content_forms_become_plain_turns() -> None:
         Message(role="system", content="be brief"),
         Message(role="user", content="a\nb", name="anna"),
         Message(role="assistant", content=""),
-        Message(role="tool", content="4"),
+        Message(role="tool", content="4", tool_call_id="x"),
     )
 
 
@@ -123,6 +125,12 @@ def user(content: object) -> Fields:
     return {"messages": [{"role": "user", "content": content}]}
 
 
+def _tool(parameters: object) -> Fields:
+    return {"type": "function", "function": {"name": "add", "parameters": parameters}}
+
+
+ADD = _tool({"type": "object", "properties": {"a": {"type": "integer"}}})
+CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
 WRONG_CONTENTS: list[object] = [None, 5, {}, []]
 BAD_CHAT: list[tuple[Fields, str]] = [
     *each("temperature", -1, 1e9, "1", True, []),
@@ -177,6 +185,22 @@ BAD_CHAT: list[tuple[Fields, str]] = [
             {"type": "array", "minItems": -1},
         )
     ),
+    *each("n", 0, 17, "2", True),
+    *each("tools", {}, 5, [ADD] * 129),
+    *each("tools", ["x"], param="tools[0]"),
+    *each("tools", [{"type": "function"}], param="tools[0].function"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+    ({"tools": [_tool({"pattern": "(a+)+$"})]}, "tools[0].function.parameters"),
+    ({"tools": [_tool({"description": "x" * 300_000})]}, "tools"),
+    *each("tool_choice", "required", "sometimes", 5),
+    ({"tools": [ADD], "tool_choice": {"type": "function", "function": {"name": "subtract"}}}, "tool_choice"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),
+    ({"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+    *each("reasoning", "deep", 5),
+    *each("reasoning_effort", "deep", 5),
+    *each("separate_thinking", "yes"),
+    ({"include_channels": ["secret"]}, "include_channels[0]"),
+    *each("developer_instructions", 5),
     ({"x_chorus": 5}, "x_chorus"),
     ({"x_chorus": {"strategy": "fastest"}}, "x_chorus.strategy"),
     ({"x_chorus": {"queue_within_s": -1}}, "x_chorus.queue_within_s"),
@@ -193,17 +217,14 @@ def test_a_bad_value_is_refused_and_the_field_named(fields: Fields, param: str) 
 
 
 UNSUPPORTED: list[tuple[Fields, str]] = [
-    ({"n": 2}, "n"),
-    ({"n": True}, "n"),
-    ({"tools": [{"type": "function"}]}, "tools"),
-    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+    ({"tools": [ADD], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
     ({"functions": [{}]}, "functions"),
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"audio": {}}, "audio"),
     ({"prediction": {}}, "prediction"),
     ({"web_search_options": {}}, "web_search_options"),
-    ({"reasoning_effort": "high"}, "reasoning_effort"),
-    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"type": "x", "function": {}}]}]}, "messages[0].tool_calls[0]"),
     ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
     (
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]},
@@ -246,10 +267,13 @@ def test_an_unknown_field_gets_the_nearest_known_name() -> None:
         ({"prompt": 5}, "prompt", InvalidRequest),
         ({"prompt": [1, 2]}, "prompt", UnsupportedParameter),
         ({"prompt": [[1]]}, "prompt", UnsupportedParameter),
-        ({"prompt": ["a", "b"]}, "prompt", UnsupportedParameter),
-        ({"echo": True}, "echo", UnsupportedParameter),
+        ({"prompt": ["a", ""]}, "prompt", InvalidRequest),
+        ({"prompt": ["a", 1]}, "prompt", UnsupportedParameter),
+        ({"prompt": ["a"] * 9, "n": 2}, "n", InvalidRequest),
+        ({"echo": True, "logprobs": 1}, "echo", UnsupportedParameter),
+        ({"echo": True, "suffix": "b"}, "echo", UnsupportedParameter),
         ({"best_of": 2}, "best_of", UnsupportedParameter),
-        ({"suffix": "x"}, "suffix", UnsupportedParameter),
+        ({"separate_thinking": True}, "separate_thinking", UnknownParameter),
         ({"logprobs": 6}, "logprobs", InvalidRequest),
         ({"messages": MESSAGES}, "messages", UnknownParameter),
     ],
@@ -272,3 +296,56 @@ def test_ten_megabytes_of_prompt_are_judged_in_a_moment() -> None:
     started = time.process_time()
     assert parse_chat(raw).prompt_tokens_estimate == 3_400_000
     assert time.process_time() - started < 1.0
+
+
+def test_thoughts_are_told_apart_unless_it_is_switched_off() -> None:
+    assert chat().generation.separate_thinking and chat().generation.include_channels is None
+    assert not chat(separate_thinking=False).generation.separate_thinking
+    assert chat(separate_thinking=True).generation.include_channels == tuple(Channel)
+    asked = chat(include_channels=["final", "analysis", "final"]).generation
+    assert asked.include_channels == (Channel.FINAL, Channel.ANALYSIS)
+    assert not completion().generation.separate_thinking
+
+
+def test_either_name_of_the_effort_is_taken() -> None:
+    assert chat(reasoning="high").generation.reasoning_effort is Effort.HIGH
+    assert chat(reasoning_effort="minimal").generation.reasoning_effort is Effort.LOW
+    assert chat(reasoning_effort="none").generation.reasoning_effort is Effort.NONE
+
+
+def test_developer_instructions_follow_the_system_prompt() -> None:
+    assert chat(developer_instructions="Be brief.").generation.messages == (
+        Message(role="system", content="Be brief."),
+        Message(role="user", content="hi"),
+    )
+    both = chat(messages=[{"role": "system", "content": "Hello."}, *MESSAGES], developer_instructions="Be brief.")
+    assert both.generation.messages is not None
+    assert both.generation.messages[0].content == "Hello.\n\nBe brief."
+
+
+def test_several_answers_are_several_runs_with_seeds_of_their_own() -> None:
+    parsed = chat(n=3, seed=5)
+    runs = (parsed.generation, *parsed.others)
+    assert [(run.choice, run.choices, run.seed) for run in runs] == [(0, 3, 5), (1, 3, 6), (2, 3, 7)]
+    assert [run.seed for run in chat(n=2).others] == [None]
+    prompts = completion(prompt=["a", "b"], n=2)
+    assert [(run.prompt, run.choice) for run in (prompts.generation, *prompts.others)] == [
+        ("a", 0),
+        ("a", 1),
+        ("b", 2),
+        ("b", 3),
+    ]
+
+
+def test_tools_and_calls_are_forwarded_and_a_named_one_is_required_alone() -> None:
+    other = {"type": "function", "function": {"name": "b"}}
+    turns = [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [CALL]}]
+    generation = chat(tools=[ADD, other], messages=turns).generation
+    assert json.loads(generation.tools or "") == [ADD, other]
+    assert generation.tool_choice is None
+    assert generation.messages is not None
+    (call,) = generation.messages[-1].tool_calls
+    assert (call.id, call.function.name, call.function.arguments) == ("call_1", "add", '{"a":1}')
+    named = chat(tools=[ADD, other], tool_choice={"type": "function", "function": {"name": "b"}}).generation
+    assert (json.loads(named.tools or ""), named.tool_choice) == ([other], '"required"')
+    assert chat(tools=[ADD], tool_choice="none").generation.tools is None

@@ -29,7 +29,7 @@ def test_every_code_has_one_surface_and_one_class() -> None:
 def test_the_http_status_says_the_same_as_the_grpc_status(code: ErrorCode) -> None:
     status = grpc.StatusCode
     fitting = {
-        status.INVALID_ARGUMENT: {400, 413},
+        status.INVALID_ARGUMENT: {400, 413, 415, 422},
         status.NOT_FOUND: {404},
         status.UNAVAILABLE: {502, 503},
         status.RESOURCE_EXHAUSTED: {429, 503, 507},
@@ -37,9 +37,11 @@ def test_the_http_status_says_the_same_as_the_grpc_status(code: ErrorCode) -> No
         status.DEADLINE_EXCEEDED: {504},
         status.CANCELLED: {499},
         status.UNIMPLEMENTED: {405, 501},
-        status.FAILED_PRECONDITION: {409},
+        status.FAILED_PRECONDITION: {409, 422},
         status.ALREADY_EXISTS: {409},
         status.DATA_LOSS: {503},
+        status.UNAUTHENTICATED: {401},
+        status.PERMISSION_DENIED: {403},
     }
     assert SURFACE[code].http in fitting[SURFACE[code].grpc]
 
@@ -50,6 +52,7 @@ def test_only_what_another_node_could_do_better_is_retried() -> None:
         ErrorCode.NO_REPLICA,
         ErrorCode.NODE_LOST,
         ErrorCode.ENGINE_FAILED,
+        ErrorCode.ENGINE_DIED,
         ErrorCode.ENGINE_UNAVAILABLE,
         ErrorCode.LOAD_FAILED,
         ErrorCode.CRASH_LOOP,

@@ -78,15 +78,15 @@ def test_a_traceback_keeps_its_lines_each_behind_a_bar_and_escaped(terminal: Ter
     ("text", "shown"),
     [
         ("Authorization: Bearer abc.DEF-123456", "Authorization: Bearer ***"),
-        ("key ch_A1b2C3d4_0123456789abcdefghijklmnopqrstuvwxyz-_ABCDE used", "key ch_A1b2C3d4_*** used"),
-        ("ch_0123456789abcdefXYZ", "ch_***"),
+        ("key chorus_a1b2c3d4_0123456789abcdefghijklmnopqrstuvwxyz-_ABCDE used", "key chorus_a1b2c3d4_*** used"),
+        ("%chorus_a1b2c3d4_cut", "%chorus_a1b2c3d4_***"),
         ("GET /v1?api_key=topsecret&x=1", "GET /v1?api_key=***&x=1"),
         ('{"api-key": "topsecret", "n": 1}', '{"api-key": "***", "n": 1}'),
         ("password = hunter2", "password = ***"),
         ("sk-0123456789abcdefghij", "sk-***"),
         ("join chorus1.0123456789abcdef.abc123.SECRETSECRET now", "join chorus1.*** now"),
         ("-----BEGIN EC PRIVATE KEY-----\nMHcC\n-----END EC PRIVATE KEY----- after", "*** after"),
-        ("decode 41.0 tokens/s, max_tokens=5, ch_ok, keys: 3", "decode 41.0 tokens/s, max_tokens=5, ch_ok, keys: 3"),
+        ("41.0 tokens/s, max_tokens=5, chorus_http_requests, keys: 3",) * 2,
     ],
 )
 def test_what_looks_like_a_key_is_not_written_and_nothing_else_is_lost(

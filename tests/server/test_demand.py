@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from chorus_proto.cluster import AskFinished
+from chorus_proto.cluster import AskFinished, CallWaiting
 from chorus_proto.errors import (
     CrashLoop,
     EngineFailed,
@@ -22,6 +23,7 @@ from chorus_proto.errors import (
     QueueTimeout,
 )
 from chorus_proto.ids import ModelName
+from chorus_proto.load_time import expected_load_s, load_left_s
 from chorus_proto.values import ReplicaReport, ReplicaState
 from chorus_server.coordinator import Coordinator
 from chorus_server.events import Event, LoadDemanded
@@ -422,10 +424,33 @@ def test_who_waited_for_a_load_in_vain_hears_how_far_it_is(tmp_path: Path) -> No
         answer = asking(coordinator, queue_within_s=0.05)
         await node.ordered()
         node.report(ReplicaState.LOADING, model=GUEST, detail="reading weights", progress=0.4, keep_alive_s=300)
-        with pytest.raises(QueueTimeout, match=r"within 0\.05 s: attic loads it: 40%, reading weights"):
+        words = r"within 0\.05 s: attic loads it: 40%, reading weights, about \d+ s left"
+        with pytest.raises(QueueTimeout, match=words) as late:
             await answer
-        with pytest.raises(QueueTimeout, match="attic loads it: 40%"):
+        with pytest.raises(QueueTimeout, match="attic loads it: 40%") as at_once:
             await asking(coordinator, queue_within_s=0)
+        expected_s = load_left_s(expected_load_s(2 * GB), 0.4)
+        assert late.value.retry_after_s == at_once.value.retry_after_s == pytest.approx(expected_s)
+
+    play(tmp_path, scenario)
+
+
+def test_who_waits_for_a_load_hears_meanwhile_how_far_it_is(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        node = node_with(coordinator, clock)
+        await home_is_ready(node)
+        call = replace(call_for(GUEST), standing_every_s=0.01)
+        async with aclosing(coordinator.submit(call)) as events:
+            first = await anext(events)
+            assert isinstance(first, CallWaiting)
+            assert first.standing.going_on == "attic was told to load it and has not begun"
+            await node.ordered()
+            node.report(ReplicaState.LOADING, model=GUEST, detail="reading weights", progress=0.4, keep_alive_s=300)
+            async for event in events:
+                assert isinstance(event, CallWaiting)
+                if event.standing.going_on.startswith("attic loads it: 40%, reading weights, about"):
+                    assert event.standing.load_left_s == pytest.approx(load_left_s(expected_load_s(2 * GB), 0.4))
+                    break
 
     play(tmp_path, scenario)
 

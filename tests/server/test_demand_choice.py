@@ -6,6 +6,7 @@ import pytest
 
 from chorus_proto.errors import ErrorCode
 from chorus_proto.ids import ModelName, NodeId
+from chorus_proto.load_time import expected_load_s
 from chorus_proto.sizing import DeviceKind, LoadShape, estimate
 from chorus_server.demand_choice import (
     ASSIGNED_FACTOR,
@@ -17,7 +18,6 @@ from chorus_server.demand_choice import (
     Resident,
     Site,
     choose,
-    expected_load_s,
     refused_error,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,11 @@ from chorus_proto.errors import (
     NoReplica,
     QueueFull,
     QueueTimeout,
+    UnsupportedParameter,
 )
 from chorus_proto.generation import Generation, Message
 from chorus_proto.ids import ModelName, new_request_id
-from chorus_proto.values import Dialect
+from chorus_proto.values import Dialect, EngineKind
 from chorus_server.coordinator import Coordinator
 from chorus_server.settings import CoordinatorSettings
 from chorus_server.store import Store
@@ -102,7 +104,49 @@ def test_a_request_runs_on_the_node_and_gives_its_slot_back(tmp_path: Path) -> N
         state = await coordinator.state()
         assert state.nodes[0].replicas[0].slots_busy == 0
         assert (state.finished_total, state.cancelled_total, state.failed_total) == (1, 0, 0)
-        assert state.nodes[0].replicas[0].decode_tokens_per_s == 100.0
+        assert state.nodes[0].replicas[0].decode_tokens_per_s == pytest.approx(100, rel=0.02)
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("other_engine", [EngineKind.OLLAMA, EngineKind.SCRIPTED])
+def test_a_field_that_one_engine_has_not_is_asked_of_another_engine_of_the_model(
+    tmp_path: Path, other_engine: EngineKind
+) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        unable, able = FakeNode(coordinator, clock, "attic"), FakeNode(coordinator, clock, "cellar")
+        unable.ready()
+        answer = asyncio.create_task(text_of(coordinator.submit(call_for())))
+        order = await unable.next_execute()
+        able.ready(engine=other_engine)
+        unable.fail(order.execution_id, UnsupportedParameter("no suffix here", param="suffix"))
+        if other_engine is EngineKind.SCRIPTED:
+            with pytest.raises(UnsupportedParameter, match="no suffix here"):
+                await answer
+            return
+        able.finish((await able.next_execute()).execution_id, "filled in")
+        assert await answer == "filled in"
+
+    play(tmp_path, scenario)
+
+
+def test_of_two_files_of_one_name_only_the_named_one_is_used(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        nodes = [
+            FakeNode(coordinator, clock, name, hello=hello_of(name, models=(file_of("scripted", digest=digest),)))
+            for name, digest in (("attic", "sha256:aa"), ("cellar", "sha256:bb"))
+        ]
+        for node in nodes:
+            node.ready(slots=4)
+        for place, digest in enumerate(("sha256:aa", "sha256:bb")):
+            for _ in range(3):
+                call = replace(call_for(), digest=digest, dialect=Dialect.EMBEDDINGS)
+                answer = asyncio.create_task(text_of(coordinator.submit(call)))
+                order = await nodes[place].next_execute()
+                nodes[place].finish(order.execution_id, digest)
+                assert await answer == digest
+        with pytest.raises(ClusterError):
+            await text_of(coordinator.submit(replace(call_for(), digest="sha256:cc")))
 
     play(tmp_path, scenario)
 

@@ -11,7 +11,8 @@ from chorus_proto.ids import ModelName
 from chorus_proto.values import Heartbeat, ReplicaReport, ReplicaState
 from chorus_server.link import AgentLink
 from chorus_server.loads import ANSWERED_WITHIN_S, FORGIVEN_AFTER_S, GROWN_BYTES, TOO_BIG_FOR_S, Loads
-from chorus_server.registry import NodeRecord, Registry
+from chorus_server.node_record import NodeRecord
+from chorus_server.registry import Registry
 from tests.support.clock import FakeClock
 from tests.support.fake_node import hello_of
 

@@ -9,11 +9,12 @@ from chorus_proto import node_pb2
 from chorus_proto.backoff import LAST_S
 from chorus_proto.errors import ErrorCode
 from chorus_proto.ids import ModelName
-from chorus_proto.values import ReplicaReport, ReplicaState
+from chorus_proto.values import Courtesy, ReplicaReport, ReplicaState
 from chorus_server.link import AgentLink
 from chorus_server.loads import Loads
+from chorus_server.node_record import NodeRecord
 from chorus_server.reconcile import Reconciler
-from chorus_server.registry import NodeRecord, Registry
+from chorus_server.registry import Registry
 from tests.support.clock import FakeClock
 from tests.support.fake_node import hello_of
 
@@ -253,3 +254,16 @@ def test_a_crash_loop_and_a_damaged_file_are_left_alone_until_they_change_or_som
         bench.report(TINY, ReplicaState.LOADING)
         bench.report(TINY, ReplicaState.GONE)
         assert bench.ordered() == ["load tiny"]
+
+
+def test_a_paused_node_is_told_to_free_what_it_shall_not_hold_but_not_to_load() -> None:
+    bench = Bench()
+    bench.record.courtesy = Courtesy(paused=True, reason="on battery")
+    bench.record.assigned = BIG
+    assert bench.ordered() == []
+    bench.report(TINY, ReplicaState.READY)
+    assert bench.ordered() == ["unload tiny"]
+    bench.report(TINY, ReplicaState.GONE)
+    assert bench.ordered() == []
+    bench.record.courtesy = Courtesy(slots=1, reason="other programs use the CPU")
+    assert bench.ordered() == ["load big"], "fewer slots are no reason to have no model"

@@ -10,7 +10,8 @@ from chorus_proto.errors import DuplicateNode, InvalidRequest, NodeNotFound, Ver
 from chorus_proto.ids import InstanceId, ModelName, NodeId
 from chorus_proto.values import Gpu, Heartbeat, Hello, NodeState, ReplicaReport, ReplicaState
 from chorus_server.link import AgentLink
-from chorus_server.registry import NodeRecord, Registry
+from chorus_server.node_record import NodeRecord, Rates
+from chorus_server.registry import Registry
 from tests.support.clock import FakeClock
 from tests.support.fake_node import STRONG, hello_of
 
@@ -182,3 +183,64 @@ def test_a_node_that_has_been_dead_for_long_is_forgotten() -> None:
     clock.advance(100)
     registry.sweep()
     assert registry.records() == []
+
+
+def test_a_node_that_says_that_it_sleeps_is_asleep_at_once_and_holds_nothing() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    loaded = ReplicaReport(model=ModelName("m"), state=ReplicaState.READY)
+    record = admitted(registry, clock, hello_of("attic", replicas=[loaded]))
+    change = registry.left(record, "its PC goes to sleep", sleeps=True)
+    assert change is not None
+    assert (record.state, record.replicas, record.link) == (NodeState.ASLEEP, {}, None)
+    assert registry.present() == []
+    assert registry.lost_link(record, "the stream ended") is None, "the end of its stream changes nothing"
+    clock.advance(100)
+    assert registry.sweep() == []
+    assert registry.left(record, "again", sleeps=True) is None
+
+
+def test_nodes_that_may_be_woken_are_listed_for_longer_than_those_that_may_not() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    for name, macs in (("attic", ("1c:69:7a:00:00:01",)), ("cellar", ())):
+        registry.left(admitted(registry, clock, replace(hello_of(name), mac_addresses=macs)), "sleeps", sleeps=True)
+    clock.advance(86_400)
+    registry.sweep()
+    assert [record.name for record in registry.records()] == ["attic"]
+    clock.advance(29 * 86_400)
+    registry.sweep()
+    assert registry.records() == []
+
+
+def test_a_node_of_an_earlier_run_is_listed_only_while_it_may_be_woken_and_is_not_here() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    sleeper = replace(hello_of("attic"), mac_addresses=("1c:69:7a:00:00:01",))
+    assert registry.restore(hello_of("cellar"), "10.0.0.1:5", unseen_s=5) is None
+    assert registry.restore(sleeper, "127.0.0.1:5", unseen_s=5) is None
+    record = registry.restore(sleeper, "10.0.0.1:5", unseen_s=50)
+    assert record is not None
+    assert registry.shown(record).heartbeat_age_s == 50
+    assert registry.restore(sleeper, "10.0.0.1:5", unseen_s=5) is None, "it is known already"
+    back = admitted(registry, clock, sleeper)
+    assert registry.records() == [back]
+
+
+def test_what_a_slow_replica_says_of_its_speed_replaces_what_was_measured() -> None:
+    clock = FakeClock()
+    registry = registry_at(clock)
+    record = admitted(registry, clock, hello_of("attic"))
+    model = ModelName("scripted")
+    ready = ReplicaReport(model=model, state=ReplicaState.READY)
+    registry.report(record, ready)
+    record.rates[model] = Rates(100.0, 1000.0)
+    slow = replace(ready, degraded=True, decode_tokens_per_s=5.0)
+    registry.report(record, slow)
+    assert record.rates[model].decode_tokens_per_s == 5.0
+    record.rates[model].learn(7.0, None)
+    learnt = record.rates[model].decode_tokens_per_s
+    registry.report(record, slow)
+    assert record.rates[model].decode_tokens_per_s == learnt, "said once, it is measured from then on"
+    registry.report(record, ready)
+    assert model not in record.rates, "nor is that true any more"

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 
 from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.values import RoutingStrategy
-from chorus_server.routing import NO_FREE_SLOT, Candidate, Costs, Decision, Need, Router, promised_speed
+from chorus_server.rates import CONTEXT_SHARE, Speeds
+from chorus_server.routing import NO_FREE_SLOT, Candidate, Costs, Decision, Held, Need, Router, promised_speed
 
 ASK = Need(prompt_tokens=200)
 
@@ -37,12 +37,18 @@ def candidate(
 
 
 def finish(*candidates: Candidate, need: Need = ASK) -> Decision:
-    return Router().choose(RoutingStrategy.EXPECTED_FINISH, candidates, need)
+    return Router().rank(RoutingStrategy.EXPECTED_FINISH, candidates, need)
 
 
 def chosen(decision: Decision) -> str:
     assert decision.chosen is not None
     return decision.chosen.node_id
+
+
+def taken(router: Router, strategy: RoutingStrategy, *candidates: Candidate) -> str:
+    found = router.choose(strategy, candidates, ASK)
+    assert found is not None
+    return found.node_id
 
 
 def order(decision: Decision) -> list[str]:
@@ -53,7 +59,7 @@ def order(decision: Decision) -> list[str]:
 def test_only_a_replica_with_a_free_slot_is_chosen_and_the_full_ones_are_named(strategy: RoutingStrategy) -> None:
     fast_but_full = candidate("a", busy=4, decode=500.0)
     for affinity in "abcdefgh":
-        decision = Router().choose(strategy, [fast_but_full, candidate("b")], replace(ASK, affinity=affinity))
+        decision = Router().rank(strategy, [fast_but_full, candidate("b")], ASK._replace(affinity=affinity))
         assert chosen(decision) == "b"
         assert decision.ranking[-1].candidate is fast_but_full
         assert decision.ranking[-1].reason == NO_FREE_SLOT
@@ -61,15 +67,16 @@ def test_only_a_replica_with_a_free_slot_is_chosen_and_the_full_ones_are_named(s
 
 @pytest.mark.parametrize("strategy", RoutingStrategy)
 def test_nothing_is_chosen_of_nothing_or_of_full_ones(strategy: RoutingStrategy) -> None:
-    assert Router().choose(strategy, [], ASK) == Decision(None, (), strategy)
-    decision = Router().choose(strategy, [candidate("b", busy=4), candidate("a", slots=0)], ASK)
+    assert Router().rank(strategy, [], ASK) == Decision(None, (), strategy)
+    assert Router().choose(strategy, [candidate("b", busy=4)], ASK) is None
+    decision = Router().rank(strategy, [candidate("b", busy=4), candidate("a", slots=0)], ASK)
     assert decision.chosen is None
     assert order(decision) == ["a", "b"]
 
 
 @pytest.mark.parametrize("strategy", set(RoutingStrategy) - {RoutingStrategy.RANDOM, RoutingStrategy.STICKY})
 def test_a_tie_goes_to_the_smallest_node_id(strategy: RoutingStrategy) -> None:
-    assert chosen(Router().choose(strategy, [candidate("c"), candidate("a"), candidate("b")], ASK)) == "a"
+    assert taken(Router(), strategy, candidate("c"), candidate("a"), candidate("b")) == "a"
 
 
 def test_the_faster_node_wins_even_when_it_is_busier() -> None:
@@ -93,14 +100,86 @@ def test_reading_a_long_prompt_is_charged_for_every_stream_it_holds_up() -> None
     assert chosen(decision) == "b"
     crowded_costs = costs[NodeId("a")]
     assert isinstance(crowded_costs, Costs)
-    assert crowded_costs.prefill_s == pytest.approx(2.0)
-    assert crowded_costs.imposed_s > 3 * 2.0
+    assert crowded_costs.prompt_s == pytest.approx(2.0)
+    assert crowded_costs.stop_s == pytest.approx(3 * 2.0)
 
 
-def test_the_cost_is_the_sum_of_its_parts_and_the_reason_says_them() -> None:
+def test_the_cost_counts_the_first_token_most_and_the_reason_says_all_of_it() -> None:
     (ranked,) = finish(candidate("a")).ranking
-    assert ranked.cost_s == pytest.approx(200 / 1000 + 190 / 50)
-    assert ranked.reason == "wait 0.00 s + prompt 0.20 s + answer 3.80 s + delay of others 0.00 s"
+    answer_s = 190 / 50 * (1 + CONTEXT_SHARE * (200 + 95))
+    assert ranked.cost_s == pytest.approx(200 / 1000 + 0.1 * answer_s)
+    assert ranked.reason == "wait 0.00 s + prompt 0.20 s, answer 3.83 s, delay of others 0.00 s"
+    (ranked,) = finish(candidate("a"), need=ASK._replace(urgent=False)).ranking
+    assert ranked.cost_s == pytest.approx(200 / 1000 + answer_s)
+
+
+def test_background_work_goes_where_it_ends_first_and_people_where_they_begin_first() -> None:
+    reader, writer = candidate("reader", prefill=2000.0, decode=25.0), candidate("writer", prefill=500.0, decode=40.0)
+    need = Need(prompt_tokens=1000, expected_tokens=190)
+    assert chosen(finish(reader, writer, need=need)) == "reader"
+    assert chosen(finish(reader, writer, need=need._replace(urgent=False))) == "writer"
+
+
+def test_measured_steps_tell_how_much_slower_a_batch_is() -> None:
+    flat = Speeds(base_s=0.02, stream_s=0.0, context_s=0.0, prompt_base_s=0.0, prompt_token_s=0.001)
+    steep = Speeds(base_s=0.0, stream_s=0.02, context_s=0.0, prompt_base_s=0.0, prompt_token_s=0.001)
+    nodes = [candidate("a", busy=2)._replace(speeds=steep), candidate("b", busy=2)._replace(speeds=flat)]
+    assert chosen(finish(*nodes)) == "b"
+
+
+HELD = Held({1: 4000.0}, left_s=2.0)
+LONG = Need(prompt_tokens=5000, expected_tokens=100)
+
+
+def test_a_conversation_goes_on_where_its_past_is_cached() -> None:
+    knows, idle = candidate("a", busy=1)._replace(incarnation=1), candidate("b", decode=60.0)._replace(incarnation=2)
+    assert chosen(finish(knows, idle, need=LONG)) == "b"
+    assert Router().rank(RoutingStrategy.EXPECTED_FINISH, [knows, idle], LONG, HELD).chosen == knows
+
+
+def test_it_waits_for_a_full_node_that_knows_its_past_only_while_its_first_token_can_be_in_time() -> None:
+    speeds = Speeds(base_s=0.001, stream_s=0.0, context_s=0.0, prompt_base_s=0.0, prompt_token_s=0.001)
+    knows = candidate("a", slots=1, busy=1)._replace(incarnation=1, speeds=speeds)
+    other = candidate("b")._replace(incarnation=2, speeds=speeds)
+    router = Router()
+
+    def choice(held: Held) -> Candidate | None:
+        found = router.choose(RoutingStrategy.EXPECTED_FINISH, [knows, other], LONG, held)
+        assert router.rank(RoutingStrategy.EXPECTED_FINISH, [knows, other], LONG, held).chosen == found
+        return found
+
+    assert choice(HELD) is None
+    assert choice(HELD._replace(left_s=1.0)) == other
+    assert choice(Held({1: 2000.0}, left_s=100.0)) == other
+
+
+def test_a_replica_that_still_reads_long_prompts_gets_no_further_one() -> None:
+    reading, other = candidate("a", decode=500.0)._replace(prompts_s=3.0), candidate("b")
+    assert taken(Router(), RoutingStrategy.EXPECTED_FINISH, reading, other) == "b"
+    assert Router().choose(RoutingStrategy.EXPECTED_FINISH, [reading], ASK) is None
+
+
+def test_looking_and_choosing_agree() -> None:
+    chance = random.Random(5)
+    for _ in range(300):
+        nodes = [
+            candidate(
+                f"n{number}",
+                busy=chance.randrange(5),
+                prefill=chance.choice([None, chance.uniform(50, 5000)]),
+                decode=chance.choice([None, chance.uniform(5, 150)]),
+                score=chance.uniform(10, 100),
+            )._replace(incarnation=number, prompts_s=chance.choice([0.0, 0.0, 2.0]))
+            for number in range(1, 6)
+        ]
+        need = Need(prompt_tokens=chance.randrange(10, 4000), urgent=chance.random() < 0.5)
+        held = Held({chance.randrange(1, 6): chance.uniform(0, need.prompt_tokens)}, left_s=chance.uniform(0, 5))
+        decision = Router().rank(RoutingStrategy.EXPECTED_FINISH, nodes, need, held)
+        found = Router().choose(RoutingStrategy.EXPECTED_FINISH, nodes, need, held)
+        assert found == decision.chosen
+        if found is not None:
+            open_ones = [one for one in decision.ranking if one.candidate.is_open]
+            assert open_ones[0].candidate == found
 
 
 def test_requests_already_waiting_for_the_replica_count() -> None:
@@ -127,10 +206,11 @@ def test_the_promise_of_a_score_is_the_inverse_of_its_definition(score: float, s
 def test_round_robin_takes_turns_per_model_and_survives_nodes_that_come_and_go() -> None:
     router = Router()
     nodes = [candidate("a"), candidate("b"), candidate("c")]
-    other = [replace(one, model=ModelName("other")) for one in nodes]
+    other = [one._replace(model=ModelName("other")) for one in nodes]
 
     def turn(*among: Candidate) -> str:
-        return chosen(router.choose(RoutingStrategy.ROUND_ROBIN, among, ASK))
+        router.rank(RoutingStrategy.ROUND_ROBIN, among, ASK)  # who only looks takes no turn
+        return taken(router, RoutingStrategy.ROUND_ROBIN, *among)
 
     assert [turn(*nodes) for _ in range(4)] == ["a", "b", "c", "a"]
     assert turn(*other) == "a"
@@ -141,12 +221,12 @@ def test_round_robin_takes_turns_per_model_and_survives_nodes_that_come_and_go()
 def test_a_refused_round_robin_is_nobodys_turn() -> None:
     router = Router()
     router.choose(RoutingStrategy.ROUND_ROBIN, [candidate("a", busy=4)], ASK)
-    assert chosen(router.choose(RoutingStrategy.ROUND_ROBIN, [candidate("a"), candidate("b")], ASK)) == "a"
+    assert taken(router, RoutingStrategy.ROUND_ROBIN, candidate("a"), candidate("b")) == "a"
 
 
 def test_least_connections_counts_running_and_waiting() -> None:
     nodes = [candidate("a", busy=2), candidate("b", busy=1, waiting=2), candidate("c", busy=1)]
-    decision = Router().choose(RoutingStrategy.LEAST_CONNECTIONS, nodes, ASK)
+    decision = Router().rank(RoutingStrategy.LEAST_CONNECTIONS, nodes, ASK)
     assert order(decision) == ["c", "a", "b"]
     assert decision.ranking[0].reason == "1 of 4 slots busy"
 
@@ -156,7 +236,7 @@ def test_random_is_even_and_repeats_with_its_seed() -> None:
 
     def run(seed: int) -> list[str]:
         router = Router(random.Random(seed))
-        return [chosen(router.choose(RoutingStrategy.RANDOM, nodes, ASK)) for _ in range(3000)]
+        return [taken(router, RoutingStrategy.RANDOM, *nodes) for _ in range(3000)]
 
     assert run(1) == run(1) != run(2)
     assert all(900 < count < 1100 for count in Counter(run(3)).values())
@@ -165,7 +245,7 @@ def test_random_is_even_and_repeats_with_its_seed() -> None:
 def test_weighted_shares_follow_the_measured_speed_without_bursts() -> None:
     router = Router()
     nodes = [candidate("a", decode=50.0), candidate("b", decode=10.0), candidate("c", decode=10.0)]
-    turns = [chosen(router.choose(RoutingStrategy.WEIGHTED, nodes, ASK)) for _ in range(70)]
+    turns = [taken(router, RoutingStrategy.WEIGHTED, *nodes) for _ in range(70)]
     assert Counter(turns) == {"a": 50, "b": 10, "c": 10}
     assert "".join(turns[:7]) == "aabacaa"
 
@@ -173,19 +253,19 @@ def test_weighted_shares_follow_the_measured_speed_without_bursts() -> None:
 def test_weighted_shares_follow_the_score_while_nothing_is_measured() -> None:
     router = Router()
     nodes = [candidate("a", score=80, decode=None), candidate("b", score=60, decode=None)]
-    turns = Counter(chosen(router.choose(RoutingStrategy.WEIGHTED, nodes, ASK)) for _ in range(1100))
+    turns = Counter(taken(router, RoutingStrategy.WEIGHTED, *nodes) for _ in range(1100))
     assert turns["a"] == 800
 
 
 def sticky(affinity: str, *nodes: Candidate) -> Decision:
-    return Router().choose(RoutingStrategy.STICKY, nodes, replace(ASK, affinity=affinity))
+    return Router().rank(RoutingStrategy.STICKY, nodes, ASK._replace(affinity=affinity))
 
 
 def test_sticky_keeps_an_affinity_on_its_node_whatever_the_load_and_spreads_affinities() -> None:
     nodes = [candidate("a"), candidate("b"), candidate("c")]
     homes = {f"user-{number}": chosen(sticky(f"user-{number}", *nodes)) for number in range(300)}
     assert all(70 < count < 130 for count in Counter(homes.values()).values())
-    busy = [replace(one, slots_busy=3, decode_tokens_per_s=1.0) for one in nodes]
+    busy = [one._replace(slots_busy=3, decode_tokens_per_s=1.0) for one in nodes]
     assert all(chosen(sticky(user, *busy)) == home for user, home in homes.items())
 
 
@@ -200,11 +280,11 @@ def test_a_node_that_goes_moves_only_the_affinities_it_had() -> None:
 def test_when_the_affinitys_node_is_full_the_next_in_its_own_order_takes_it() -> None:
     nodes = [candidate("a"), candidate("b"), candidate("c")]
     first, second, _ = order(sticky("user", *nodes))
-    full = [replace(one, slots_busy=4) if one.node_id == first else one for one in nodes]
+    full = [one._replace(slots_busy=4) if one.node_id == first else one for one in nodes]
     assert chosen(sticky("user", *full)) == second
 
 
 def test_sticky_without_an_affinity_is_expected_finish() -> None:
-    decision = Router().choose(RoutingStrategy.STICKY, [candidate("a", decode=5.0), candidate("b")], ASK)
+    decision = Router().rank(RoutingStrategy.STICKY, [candidate("a", decode=5.0), candidate("b")], ASK)
     assert chosen(decision) == "b"
     assert decision.strategy is RoutingStrategy.STICKY

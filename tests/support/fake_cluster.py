@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import TypeAlias
 
+from chorus_proto.backends import Backend, BackendHealth, BackendState, NewBackend, check_backend
 from chorus_proto.cluster import (
     Ask,
     AskEvent,
@@ -15,27 +16,36 @@ from chorus_proto.cluster import (
     CallFinished,
     CallOutput,
     CallStarted,
+    CallWaiting,
     MemberAnswer,
     MemberDelta,
     MemberStarted,
 )
-from chorus_proto.dialects.openai_answer import renderer
-from chorus_proto.errors import ClusterError
+from chorus_proto.dialects.answers import renderer
+from chorus_proto.errors import ClusterError, InvalidApiKey, NotFound
+from chorus_proto.explained import Explanation, RankedReplica, RefusedNode
 from chorus_proto.generation import Delta, Done, Generation, Piece
 from chorus_proto.ids import ModelName, NodeId, RequestId
+from chorus_proto.keys import ApiKey, KeyClaim, MadeKey, NewKey, Scope, claim_of, key_text
+from chorus_proto.queue_state import QueueState, Standing
+from chorus_proto.transfers import Transfer
 from chorus_proto.values import (
     AggregateStrategy,
     Assignment,
     ClusterState,
     Hardware,
+    ModelOrder,
     ModelSummary,
     Node,
     NodeState,
+    OrderedOn,
     Reassignment,
+    ReplicaState,
     RoutingStrategy,
     Score,
     Timings,
     Usage,
+    Woken,
 )
 
 MODEL = ModelName("tiny:1b")
@@ -85,24 +95,48 @@ class FakeCluster:
         self.cancelled: list[RequestId] = []
         self.ended: list[RequestId] = []
         self.ask_events: list[AskEvent] = []
+        self.loads: list[tuple[str, str | None, float | None]] = []
+        self.unloads: list[tuple[str, str | None]] = []
+        self.deleted: list[str] = []
+        self.aliased: list[tuple[str, str]] = []
+        self.load_error: ClusterError | None = None
+        self.pulled: list[str] = []
+        self.pull_steps: list[Transfer] | None = None
+        """How a pull goes: each look at the transfers shows the next, and the last for ever."""
+        self.pull_begun = False
+        self.cancelled_transfers: list[str] = []
         self.ask_gate: asyncio.Event | None = None
         """When set, `ask` waits for it after its events."""
         self.state_error: ClusterError | None = None
         self.state_hangs = False
+        self.standing = Standing(position=3, of=12, expected_wait_s=4.25)
+        """What a request hears while it waits for `slot`."""
+        self.looks = 0
+        """How often the state was asked for."""
         self.shown_state = ready_state()
+        self.slot: asyncio.Event | None = None
+        """When set, requests wait for it in the third place of twelve."""
+        self.shown_queue = QueueState(limit=1000)
+        self.keys: dict[KeyClaim, ApiKey] = {}
+        self.key_checks = 0
+        self.registered: dict[str, tuple[NewBackend, Backend]] = {}
 
     async def submit(self, call: Call) -> AsyncGenerator[CallEvent, None]:
         self.calls.append(call)
         generation = Generation.decoded(call.generation)
         answer = renderer(
             call.dialect,
+            generation,
             stream=call.stream,
             request_id=call.request_id,
             model=call.model,
             created_unix_s=1_700_000_000,
-            include_usage=generation.include_usage,
         )
         try:
+            if self.slot is not None:
+                if call.standing_every_s is not None:
+                    yield CallWaiting(self.standing)
+                await self.slot.wait()
             yield CallStarted(
                 node_id=NODE,
                 node_name="attic-pc",
@@ -110,6 +144,7 @@ class FakeCluster:
                 attempt=1,
                 queued_s=0.25,
                 strategy=RoutingStrategy.EXPECTED_FINISH,
+                model_digest="sha256-12ab",
             )
             async for piece in self.engine(call):
                 if isinstance(piece, Delta):
@@ -120,7 +155,7 @@ class FakeCluster:
                     finish_reason=piece.finish_reason,
                     usage=Usage(prompt_tokens=piece.prompt_tokens, completion_tokens=piece.completion_tokens),
                     timings=Timings(),
-                    payload=answer.done(piece),
+                    payload=answer.done(piece, Timings()),
                 )
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled.append(call.request_id)
@@ -140,16 +175,141 @@ class FakeCluster:
             raise
 
     async def state(self) -> ClusterState:
+        self.looks += 1
         if self.state_hangs:
             await asyncio.Event().wait()
         if self.state_error is not None:
             raise self.state_error
         return self.shown_state
 
+    async def queue_state(self) -> QueueState:
+        if self.state_error is not None:
+            raise self.state_error
+        return self.shown_queue
+
+    async def explain(self, call: Call) -> Explanation:
+        self.calls.append(call)
+        if self.state_error is not None:
+            raise self.state_error
+        return Explanation(
+            model=call.model,
+            strategy=RoutingStrategy.EXPECTED_FINISH,
+            priority=call.priority,
+            verdict="attic-pc would run it at once",
+            chosen=NODE,
+            ranking=(RankedReplica(node_id=NODE, node_name="attic-pc", slots=4, slots_busy=1, cost_s=1.5),),
+            refused=(RefusedNode(node_id=NodeId("cellar"), node_name="cellar-pc", reason="does not have it"),),
+        )
+
     async def reassign(self) -> Reassignment:
         return Reassignment(
             assignments=(Assignment(node_id=NODE, node_name="attic-pc", model=MODEL, reason="the largest that fits"),)
         )
+
+    async def wake(self, node: str) -> Woken:
+        return Woken(node_id=NODE, node_name=node, mac_addresses=("1c:69:7a:00:00:01",))
+
+    async def pull_model(self, source: str, *, node: str = "", sha256: str = "") -> Transfer:
+        self.pulled.append(source)
+        if self.pull_steps is None:
+            raise NotFound("this cluster fetches nothing")
+        self.pull_begun = True
+        return self.pull_steps[0]
+
+    async def copy_model(self, model: str, *, to: str) -> Transfer:
+        raise NotFound("this cluster fetches nothing")
+
+    async def transfers(self) -> tuple[Transfer, ...]:
+        if self.pull_steps is None or not self.pull_begun:
+            return ()
+        if len(self.pull_steps) > 1:
+            self.pull_steps.pop(0)
+        return (self.pull_steps[0],)
+
+    async def cancel_transfer(self, transfer_id: str) -> Transfer:
+        self.cancelled_transfers.append(transfer_id)
+        if self.pull_steps is None:
+            raise NotFound("this cluster fetches nothing")
+        return self.pull_steps[0]
+
+    async def load_model(self, model: str, *, node: str | None = None, keep_alive_s: float | None = None) -> ModelOrder:
+        self.loads.append((model, node, keep_alive_s))
+        if self.load_error is not None:
+            raise self.load_error
+        return ModelOrder(model=MODEL, nodes=(OrderedOn(node_id=NODE, node_name="attic-pc"),))
+
+    async def delete_model(self, model: str) -> ModelOrder:
+        self.deleted.append(model)
+        if self.load_error is not None:
+            raise self.load_error
+        return ModelOrder(model=MODEL, nodes=(OrderedOn(node_id=NODE, node_name="attic-pc"),))
+
+    async def alias_model(self, name: str, model: str) -> ModelName:
+        self.aliased.append((name, model))
+        if self.load_error is not None:
+            raise self.load_error
+        return MODEL
+
+    async def unload_model(self, model: str, *, node: str | None = None) -> ModelOrder:
+        self.unloads.append((model, node))
+        return ModelOrder(model=MODEL, nodes=(OrderedOn(node_id=NODE, node_name="attic-pc", state=ReplicaState.READY),))
+
+    def add_key(self, name: str, *scopes: Scope, trusted: bool = False, requests_per_minute: int | None = None) -> str:
+        """A new key's text."""
+        key_id, text = key_text()
+        claim = claim_of(text.encode())
+        assert claim is not None
+        self.keys[claim] = ApiKey(
+            key_id=key_id,
+            name=name,
+            owner=name,
+            scopes=scopes,
+            created_unix_s=1_700_000_000,
+            trusted=trusted,
+            requests_per_minute=requests_per_minute,
+        )
+        return text
+
+    async def create_key(self, wish: NewKey) -> MadeKey:
+        text = self.add_key(wish.name, *wish.scopes, trusted=wish.trusted)
+        return MadeKey(key=list(self.keys.values())[-1], text=text)
+
+    async def list_keys(self) -> tuple[ApiKey, ...]:
+        return tuple(self.keys.values())
+
+    async def revoke_key(self, key: str) -> ApiKey:
+        for claim, known in self.keys.items():
+            if key in (known.key_id, known.name):
+                return self.keys.pop(claim)
+        raise NotFound(f"There is no API key {key!r}.")
+
+    async def register_backend(self, wish: NewBackend) -> Backend:
+        check_backend(wish)
+        backend = Backend(
+            node_id=NODE,
+            name=wish.name,
+            url=wish.url,
+            model_type=wish.model_type,
+            slots=wish.slots,
+            created_unix_s=1_700_000_000,
+            health=BackendHealth(state=BackendState.HEALTHY, models=wish.models, probe_age_s=1.5),
+        )
+        self.registered[wish.name] = (wish, backend)
+        return backend
+
+    async def unregister_backend(self, name: str) -> Backend:
+        if name not in self.registered:
+            raise NotFound(f"there is no backend {name!r}")
+        return self.registered.pop(name)[1]
+
+    async def backends(self) -> tuple[Backend, ...]:
+        return tuple(backend for _, backend in self.registered.values())
+
+    async def check_key(self, claim: KeyClaim) -> ApiKey:
+        self.key_checks += 1
+        if claim not in self.keys:
+            raise InvalidApiKey("This API key is unknown.")
+        return self.keys[claim]
 
     async def metrics(self) -> bytes:
         if self.state_error is not None:

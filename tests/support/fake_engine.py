@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 
 from chorus_client.engines.base import Ending, LoadedModel, LoadOptions, LoadProgress, Report
 from chorus_client.footprint import Resident
+from chorus_client.thinking.select import style_of
 from chorus_proto.errors import EngineFailed, InsufficientMemory, LoadFailed
 from chorus_proto.generation import Delta, Done, Generation, Piece
 from chorus_proto.ids import ModelName
@@ -27,9 +28,20 @@ class FakeLoaded:
         self.unloads = 0
         self.forced = False
         self.generating = 0
+        self.texts_per_s = 1e9
+        """How fast it makes vectors, each of one number: the length of the text."""
+        self._one_at_a_time = asyncio.Lock()
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
-        words = (generation.prompt or "").split()
+        if generation.inputs is not None:
+            async with self._one_at_a_time:
+                await asyncio.sleep(len(generation.inputs) / self.texts_per_s)
+            for text in generation.inputs:
+                yield Delta(f"[{len(text)}]\n", 0)
+            yield Done(finish_reason="stop", prompt_tokens=len(generation.inputs))
+            return
+        asked = generation.messages[-1].content if generation.messages else generation.prompt or ""
+        words = asked.split()
         self.generating += 1
         try:
             for number, word in enumerate(words):
@@ -78,7 +90,10 @@ class FakeEngine:
         return EngineKind.SCRIPTED
 
     async def inventory(self) -> list[ModelFile]:
-        return [ModelFile(name=ModelName(name), file_bytes=1, engine=self.kind) for name in self.names]
+        return [
+            ModelFile(name=ModelName(name), file_bytes=1, engine=self.kind, thinking=style_of(name=name))
+            for name in self.names
+        ]
 
     async def load(self, model: ModelFile, options: LoadOptions, report: Report) -> LoadedModel:
         report(LoadProgress(share=0.5, detail=f"reading {model.name}"))

@@ -21,7 +21,7 @@ from chorus_proto.values import (
 )
 from chorus_server.coordinator import Coordinator
 from chorus_server.link import AgentLink
-from chorus_server.registry import NodeRecord
+from chorus_server.node_record import NodeRecord
 
 STRONG = Hardware(
     os="linux",
@@ -80,20 +80,27 @@ class FakeNode:
         return self.hello.node_id
 
     def report(
-        self, state: ReplicaState, *, model: str = "scripted", slots: int = 1, detail: str = "", **more: object
+        self,
+        state: ReplicaState,
+        *,
+        model: str = "scripted",
+        slots: int = 1,
+        detail: str = "",
+        engine: EngineKind = EngineKind.SCRIPTED,
+        **more: object,
     ) -> None:
         report = ReplicaReport(
             model=ModelName(model),
             state=state,
             slots=slots,
-            engine=EngineKind.SCRIPTED,
+            engine=engine,
             detail=detail,
             **more,  # pyright: ignore[reportArgumentType]  # names checked by the dataclass
         )
         self._coordinator.replica_reported(self.record, report)
 
     def ready(self, *, model: str = "scripted", slots: int = 1, **more: object) -> None:
-        self.report(ReplicaState.READY, model=model, slots=slots, detail="", **more)
+        self.report(ReplicaState.READY, model=model, slots=slots, detail="", **more)  # pyright: ignore[reportArgumentType]  # as above
 
     def beat(self, sequence: int = 1, *, free_bytes: int | None = None) -> None:
         beat = Heartbeat(sequence=sequence, uptime_s=float(sequence), ram_available_bytes=free_bytes)
@@ -107,6 +114,11 @@ class FakeNode:
                 if frame.WhichOneof("kind") == kind:
                     return frame
             self._pending = list(await anext(self._batches))
+
+    def take_pending(self) -> list[node_pb2.CoordinatorFrame]:
+        """Frames that came with the last one and were not asked for yet."""
+        pending, self._pending = self._pending, []
+        return pending
 
     async def ordered(self) -> list[str]:
         """Loads and unloads ordered since the last look, as `load tiny for 300 s`, once the coordinator is at rest."""
@@ -135,7 +147,7 @@ class FakeNode:
     def say(self, execution_id: int, text: str, tokens: int = 1) -> None:
         self.link.on_output(node_pb2.Output(execution_id=execution_id, payload=text.encode(), tokens=tokens))
 
-    def finish(self, execution_id: int, text: str = "", *, tokens: int = 1) -> None:
+    def finish(self, execution_id: int, text: str = "", *, tokens: int = 32) -> None:
         finished = node_pb2.Finished(execution_id=execution_id, finish_reason="stop", payload=text.encode())
         finished.usage.completion_tokens = tokens
         finished.timings.decode_tokens_per_s = 100.0

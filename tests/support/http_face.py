@@ -35,6 +35,10 @@ class Reply:
     def json(self) -> dict[str, object]:
         return msgspec.json.decode(self.body, type=dict[str, object])
 
+    def rows(self, name: str) -> list[dict[str, object]]:
+        """The objects in the list `name`."""
+        return msgspec.convert(self.json()[name], list[dict[str, object]])
+
     def error(self) -> dict[str, object]:
         return msgspec.convert(self.json()["error"], dict[str, object])
 
@@ -43,13 +47,14 @@ def post(path: str, body: bytes, *, content_type: str | None = "application/json
     """The bytes of one POST on a connection that closes after it."""
     kind = f"Content-Type: {content_type}\r\n" if content_type else ""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: chorus\r\n{kind}{extra}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{kind}{extra}"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body
 
 
 def get(path: str, *, method: str = "GET") -> bytes:
-    return f"{method} {path} HTTP/1.1\r\nHost: chorus\r\nConnection: close\r\n\r\n".encode()
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
 
 async def send_raw(port: int, sent: bytes) -> Reply:

@@ -19,6 +19,8 @@ from aiohttp import web
 from chorus_client.engines.base import LoadOptions
 from chorus_client.engines.llama_server import LlamaServerEngine
 from chorus_client.engines.served_process import ServedModel
+from chorus_client.gguf import read_header
+from chorus_client.model_shape import is_embedding
 from chorus_proto.errors import ClusterError, ModelNotFound
 from chorus_proto.generation import Delta, Done, Generation, Message
 from chorus_proto.ids import ModelName
@@ -47,6 +49,7 @@ class _Asked(msgspec.Struct):
     model: str
     messages: list[_Turn] | None = None
     prompt: str = ""
+    input: str | list[str] = ""
     raw: bool = False
     stream: bool = True
     keep_alive: float | str | None = None
@@ -59,7 +62,12 @@ class _Files:
 
     def files(self) -> list[ModelFile]:
         return [
-            ModelFile(name=ModelName(name), file_bytes=path.stat().st_size, engine=EngineKind.LLAMA_SERVER)
+            ModelFile(
+                name=ModelName(name),
+                file_bytes=path.stat().st_size,
+                engine=EngineKind.LLAMA_SERVER,
+                embedding=is_embedding(read_header(path)),
+            )
             for name, path in self._models.items()
         ]
 
@@ -90,6 +98,7 @@ class OllamaStandIn:
         app.router.add_post("/api/show", self._show)
         app.router.add_post("/api/generate", self._generate)
         app.router.add_post("/api/chat", self._generate)
+        app.router.add_post("/api/embed", self._embed)
         app.router.add_post("/api/pull", self._pull)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -123,7 +132,8 @@ class OllamaStandIn:
         return web.json_response({"models": rows})
 
     def _row(self, file: ModelFile) -> dict[str, object]:
-        details = {"format": "gguf", "family": "llama", "parameter_size": "0.9M", "quantization_level": "Q8_0"}
+        family = "bert" if file.embedding else "llama"
+        details = {"format": "gguf", "family": family, "parameter_size": "0.9M", "quantization_level": "Q8_0"}
         return {"name": file.name, "model": file.name, "size": file.file_bytes, "digest": "0" * 64, "details": details,
                 "modified_at": "2026-01-01T00:00:00Z"}  # fmt: skip
 
@@ -179,6 +189,22 @@ class OllamaStandIn:
             await response.write(line)
         await response.write_eof()
         return response
+
+    async def _embed(self, request: web.Request) -> web.Response:
+        asked = msgspec.json.decode(await request.read(), type=_Asked)
+        texts = (asked.input,) if isinstance(asked.input, str) else tuple(asked.input)
+        model = await self._resident(asked)
+        vectors: list[list[float]] = []
+        tokens = 0
+        try:
+            async for piece in model.generate(Generation(inputs=texts)):
+                if isinstance(piece, Delta):
+                    vectors.append(msgspec.json.decode(piece.text, type=list[float]))
+                elif isinstance(piece, Done):
+                    tokens = piece.prompt_tokens
+        except ClusterError as error:
+            return web.json_response({"error": error.message}, status=400)
+        return web.json_response({"model": asked.model, "embeddings": vectors, "prompt_eval_count": tokens})
 
     async def _load_or_unload(self, asked: _Asked) -> web.Response:
         if asked.keep_alive == 0:

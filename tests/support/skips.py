@@ -9,6 +9,7 @@ import pytest
 ALLOWED: dict[str, str] = {
     "needs Windows": "job objects and console events exist there only; CI runs on Linux, test.bat on a Windows PC",
     "needs POSIX": "signals and process groups that Windows lacks; CI, which runs on Linux, has them",
+    "needs a network card": "a machine with nothing but loopback: the packet's way is tested there, in one process",
     "needs an external llama-server": "built from source in 15 minutes; the bundled engine runs the same tests",
     "needs the extra transformers": "a Python without torch's wheels; the dev extra, which CI installs, brings it",
     "needs the vocabulary of openai-harmony": "its tokens come from elsewhere; the same prompts are checked as text",

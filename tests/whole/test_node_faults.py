@@ -95,6 +95,30 @@ def test_a_request_whose_engine_dies_before_the_first_token_waits_for_its_restar
         assert answers == [scripted_text("hello", 32)]
 
 
+def test_a_request_that_kills_engines_is_refused_after_the_second_and_the_nodes_stay_up(tmp_path: Path) -> None:
+    with site(tmp_path) as here:
+        names = ("attic", "cellar", "shed")
+        agents = [here.agent(name, "--engines=scripted") for name in names]
+
+        def engines() -> set[int]:
+            return {one.pid for agent in agents for one in agent.family() if "scripted_server" in str(one.cmdline())}
+
+        def all_ready() -> bool:
+            return all(here.state_of(name) == "ready" for name in names)
+
+        eventually(all_ready, within_s=20, what="every engine runs")
+        before = engines()
+        poison = {"model": "scripted", "messages": [{"role": "user", "content": "[[fault crash_after=0]]"}]}
+        for _ in range(2):
+            reply = http(f"{here.url}/v1/chat/completions", poison)
+            assert reply.status == 422, reply.body
+            assert b'"code":"request_crashes_engine"' in reply.body
+        eventually(all_ready, within_s=20, what="every engine is back")
+        assert chat(here.url, "scripted", "hello")
+        assert len(before) == 3
+        assert len(before - engines()) == 2
+
+
 def test_a_very_slow_prompt_is_no_hang(tmp_path: Path) -> None:
     with site(tmp_path) as here:
         here.agent("attic", "--engines=scripted", *IMPATIENT)

@@ -129,7 +129,7 @@ def test_a_second_signal_ends_a_hub_at_once(tmp_path: Path) -> None:
             {"model": model, "stream": True, "max_tokens": 500, "messages": [{"role": "user", "content": "Go on."}]}
         ).encode()
         with socket.create_connection(("127.0.0.1", port), timeout=20) as caller:
-            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             caller.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             assert caller.recv(4096).startswith(b"HTTP/1.1 200")
             hub.family()

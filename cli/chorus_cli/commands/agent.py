@@ -14,6 +14,7 @@ from chorus_cli.address import checked_address
 from chorus_cli.options import effective, ready_file_option, settings_options
 from chorus_cli.process import first_of, logging_to, pid_file, run_until_stopped
 from chorus_cli.ready_file import ReadyFile, ready_file
+from chorus_cli.remote import dialled
 from chorus_cli.settings import CliSettings
 from chorus_client.app import agent_folder, agent_name, node_id, run_agent
 from chorus_client.lifeline import PARENT_VARIABLE, tie_to_parent
@@ -21,7 +22,7 @@ from chorus_client.link import Refused
 from chorus_client.settings import AgentSettings
 from chorus_http.grpc_cluster import GrpcCluster
 from chorus_proto.clock import SystemClock
-from chorus_proto.errors import ClusterError
+from chorus_proto.errors import ClusterError, Forbidden, InvalidApiKey
 from chorus_proto.ids import NodeId
 from chorus_proto.settings import SettingsError
 from chorus_proto.values import ClusterState, NodeState, ReplicaState
@@ -70,7 +71,7 @@ async def run(
 
 async def _tell(told: ReadyFile, me: NodeId, settings: AgentSettings, cli: CliSettings) -> None:
     """Say so, on the terminal and in the ready file, once the coordinator itself counts on this node."""
-    cluster = GrpcCluster(settings.join, within_s=cli.answer_within_s)
+    cluster = dialled(settings.join, cli)
     try:
         pause_s = FIRST_LOOK_S
         while (words := await _ready_words(cluster, me)) is None:
@@ -87,6 +88,8 @@ async def _tell(told: ReadyFile, me: NodeId, settings: AgentSettings, cli: CliSe
 async def _ready_words(cluster: GrpcCluster, me: NodeId) -> str | None:
     try:
         return ready_words(await cluster.state(), me)
+    except (InvalidApiKey, Forbidden):
+        return "the coordinator tells how it goes only to those who show an API key: set CHORUS_API_KEY to see it here"
     except ClusterError:
         return None  # not there yet; the link logs why
 

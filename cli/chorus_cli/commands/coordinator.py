@@ -10,6 +10,7 @@ import click
 
 from chorus_cli.address import join_address
 from chorus_cli.announce import Addresses, join_lines, print_registrations
+from chorus_cli.backends import backend_nodes
 from chorus_cli.options import effective, ready_file_option, settings_options
 from chorus_cli.process import ask_to_stop, first_of, logging_to, pid_file, run_until_stopped
 from chorus_cli.ready_file import ready_file
@@ -36,7 +37,8 @@ def command(config: Path | None, ready_file: Path | None, **flags: object) -> No
 
 async def run(settings: CoordinatorSettings, ready: Path | None, stop: asyncio.Event, *, console: bool) -> None:
     """Raises SettingsError."""
-    async with running(settings, SystemClock()) as hub:
+    clock = SystemClock()
+    async with running(settings, clock) as hub, backend_nodes(hub, settings, clock):
         print_registrations(hub.coordinator.events)
         with pid_file(settings.state_dir, "coordinator"), ready_file(ready) as told:
             join = join_address(settings.host, hub.grpc_address)

@@ -13,6 +13,7 @@ from chorus_cli.address import checked_address
 from chorus_cli.options import effective, ready_file_option, settings_options
 from chorus_cli.process import first_of, logging_to, pid_file, run_until_stopped
 from chorus_cli.ready_file import ready_file
+from chorus_cli.remote import dialled
 from chorus_cli.settings import CliSettings
 from chorus_http.app import create_app
 from chorus_http.grpc_cluster import GrpcCluster
@@ -21,7 +22,7 @@ from chorus_http.settings import HttpSettings
 from chorus_proto.clock import Clock, SystemClock
 from chorus_proto.cluster import Cluster
 from chorus_proto.errors import ClusterError
-from chorus_proto.exposure import refuse_exposure
+from chorus_proto.exposure import needs_keys, refuse_exposure
 from chorus_proto.settings import SettingsError
 
 RETRY_S = 0.25
@@ -42,15 +43,18 @@ def command(config: Path | None, ready_file: Path | None, **flags: object) -> No
 
 async def run(settings: HttpSettings, cli: CliSettings, ready: Path | None, stop: asyncio.Event) -> None:
     """Raises SettingsError. A coordinator that is away is no reason to end: callers get 503 until it comes."""
-    cluster = GrpcCluster(cli.coordinator, within_s=cli.answer_within_s)
+    cluster = dialled(cli.coordinator, cli)
     try:
         async with listening(cluster, settings, SystemClock()) as server:
             with pid_file(settings.state_dir, "http"), ready_file(ready) as told:
                 print(f"HTTP address {server.url} for the coordinator at {cli.coordinator}", flush=True)
+                if server.ollama_url is not None:
+                    print(f"Ollama's API also at {server.ollama_url}", flush=True)
 
                 async def tell() -> None:
                     await _answers(cluster, cli.coordinator)
-                    told.write({"http_url": server.url, "grpc_address": cli.coordinator})
+                    more = {} if server.ollama_url is None else {"ollama_url": server.ollama_url}
+                    told.write({"http_url": server.url, "grpc_address": cli.coordinator, **more})
                     await stop.wait()
 
                 await first_of(stop.wait(), server.wait_stopped(), tell())
@@ -72,10 +76,16 @@ async def _answers(cluster: GrpcCluster, address: str) -> None:
             await asyncio.sleep(RETRY_S)
 
 
+def asks_for_keys(settings: HttpSettings) -> bool:
+    """Whether callers of this address need an API key."""
+    return needs_keys(settings.host, insecure=settings.insecure, require_keys=settings.require_keys)
+
+
 @asynccontextmanager
 async def listening(cluster: Cluster, settings: HttpSettings, clock: Clock) -> AsyncGenerator[HttpServer]:
     """The HTTP address of `cluster` while the block runs. Raises SettingsError when it cannot be had."""
-    refuse_exposure("the HTTP address", settings.host, insecure=settings.insecure)
+    keys = asks_for_keys(settings)
+    refuse_exposure("the HTTP address", settings.host, insecure=settings.insecure, encrypted=False, keys=keys)
     try:
         async with serving(create_app(cluster, settings, clock), settings) as server:
             yield server

@@ -1,8 +1,10 @@
-"""`chorus models`."""
+"""`chorus models`, and how models come onto the disks of PCs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 import click
@@ -14,19 +16,40 @@ from chorus_cli.options import settings_options
 from chorus_cli.remote import GIVEN, asked
 from chorus_cli.settings import CliSettings
 from chorus_cli.tables import count, print_table
+from chorus_cli.transfers import HEADINGS as TRANSFER_HEADINGS
+from chorus_cli.transfers import Bar, Lines, fields, followed, rows, sentence
+from chorus_http.grpc_cluster import GrpcCluster
+from chorus_proto.clock import SystemClock
 from chorus_proto.ids import NodeId
+from chorus_proto.logs import escaped
+from chorus_proto.transfers import Transfer
 from chorus_proto.values import ClusterState, ModelSummary
 from chorus_server.console.text import size
 
 HEADINGS = ("NAME", "TIER", "PARAMETERS", "SIZE", "READY ON", "ON DISK AT")
 
 
-@click.command("models")
+def _following(function: Callable[..., None]) -> Callable[..., None]:
+    """The options of everything that begins a transfer."""
+    options = (
+        settings_options(CliSettings, only=GIVEN),
+        click.option("--json", "as_json", is_flag=True, help="Print how it ended, as JSON."),
+        click.option("--wait/--no-wait", default=True, help="Follow it to its end, or only begin it."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.group("models", invoke_without_command=True)
 @settings_options(CliSettings, only=GIVEN)
 @click.option("--json", "as_json", is_flag=True, help="Print all facts, as JSON.")
 @click.option("--memory", is_flag=True, help="Show what each one takes on each PC: predicted, corrected, measured.")
-def command(config: Path | None, as_json: bool, memory: bool, **flags: object) -> None:
-    """Show the models and where they are."""
+@click.pass_context
+def command(ctx: click.Context, config: Path | None, as_json: bool, memory: bool, **flags: object) -> None:
+    """Show the models and where they are; bring more onto the PCs' disks."""
+    if ctx.invoked_subcommand is not None:
+        return
     state = asked(lambda cluster, _settings: cluster.state(), config=config, flags=flags)
     if memory:
         _print_memory(state, as_json=as_json)
@@ -36,6 +59,91 @@ def command(config: Path | None, as_json: bool, memory: bool, **flags: object) -
         print("no model is known; PCs bring theirs when they join: chorus agent --join HOST:PORT")
     else:
         print_table(HEADINGS, model_rows(state))
+
+
+@command.command("pull")
+@click.argument("source", metavar="NAME|URL")
+@click.option("--node", default="", help="PC that gets it, by name or id; by default the ablest one.")
+@click.option("--sha256", default="", help="What the file's SHA-256 must be, 64 hexadecimal digits.")
+@_following
+def pull(source: str, node: str, sha256: str, config: Path | None, as_json: bool, wait: bool, **flags: object) -> None:
+    """Bring a model from an Ollama registry (llama3.2:3b, hf.co/ORG/REPO:TAG) or from the URL of a .gguf file.
+
+    It comes from another PC when one has it already.
+    """
+    _bring(
+        lambda cluster: cluster.pull_model(source, node=node, sha256=sha256),
+        config=config,
+        flags=flags,
+        as_json=as_json,
+        wait=wait,
+    )
+
+
+@command.command("copy")
+@click.argument("model")
+@click.option("--node", required=True, help="PC that gets it, by name or id.")
+@_following
+def copy(model: str, node: str, config: Path | None, as_json: bool, wait: bool, **flags: object) -> None:
+    """Bring MODEL from a PC that has it onto the disk of another one."""
+    _bring(lambda cluster: cluster.copy_model(model, to=node), config=config, flags=flags, as_json=as_json, wait=wait)
+
+
+@command.command("transfers")
+@settings_options(CliSettings, only=GIVEN)
+@click.option("--json", "as_json", is_flag=True, help="Print all facts, as JSON.")
+def transfers(config: Path | None, as_json: bool, **flags: object) -> None:
+    """Show the models that are on their way, and the last ones that arrived or did not."""
+    found = asked(lambda cluster, _settings: cluster.transfers(), config=config, flags=flags)
+    if as_json:
+        print(msgspec.json.encode([fields(one) for one in found]).decode())
+    elif not found:
+        print("no model is on its way; bring one with: chorus models pull NAME")
+    else:
+        print_table(TRANSFER_HEADINGS, rows(found))
+
+
+@command.command("cancel")
+@click.argument("transfer_id", metavar="ID")
+@settings_options(CliSettings, only=GIVEN)
+def cancel(transfer_id: str, config: Path | None, **flags: object) -> None:
+    """Stop the transfer ID; what has come is kept for another try."""
+    found = asked(lambda cluster, _settings: cluster.cancel_transfer(transfer_id), config=config, flags=flags)
+    print(escaped(sentence(found)))
+
+
+def _bring(
+    begin: Callable[[GrpcCluster], Awaitable[Transfer]],
+    *,
+    config: Path | None,
+    flags: dict[str, object],
+    as_json: bool,
+    wait: bool,
+) -> None:
+    """Begin it and, unless told otherwise, follow it to its end. A failure is one line and exit code 1."""
+
+    async def question(cluster: GrpcCluster, _settings: CliSettings) -> Transfer:
+        begun = await begin(cluster)
+        if not wait:
+            return begun
+        try:
+            if sys.stderr.isatty():
+                with Bar() as bar:
+                    return await followed(cluster, begun, bar)
+            return await followed(cluster, begun, Lines(SystemClock().monotonic_s))
+        except asyncio.CancelledError:
+            # Control-C ends the watching, not the work of others.
+            print(
+                escaped(f"it goes on without you; stop it with: chorus models cancel {begun.transfer_id}"),
+                file=sys.stderr,
+            )
+            raise
+
+    found = asked(question, config=config, flags=flags)
+    if as_json:
+        print(msgspec.json.encode(fields(found)).decode())
+    else:
+        print(escaped(sentence(found)))
 
 
 def _print_memory(state: ClusterState, *, as_json: bool) -> None:

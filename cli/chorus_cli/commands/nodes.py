@@ -11,17 +11,33 @@ from chorus_cli.options import settings_options
 from chorus_cli.remote import GIVEN, asked
 from chorus_cli.settings import CliSettings
 from chorus_cli.tables import duration, print_table
+from chorus_proto.logs import escaped
 from chorus_proto.values import Node, Replica
 from chorus_server.console.text import size
 
-HEADINGS = ("NAME", "STATE", "SCORE", "MODEL", "REPLICA", "BUSY", "TOK/S", "RAM FREE", "WARM COPIES", "COMPUTES ON")
+HEADINGS = (
+    "NAME",
+    "STATE",
+    "SCORE",
+    "MODEL",
+    "REPLICA",
+    "BUSY",
+    "TOK/S",
+    "RAM FREE",
+    "WARM COPIES",
+    "COMPUTES ON",
+    "COURTESY",
+)
 
 
-@click.command("nodes")
+@click.group("nodes", invoke_without_command=True)
 @settings_options(CliSettings, only=GIVEN)
 @click.option("--json", "as_json", is_flag=True, help="Print all facts, as JSON.")
-def command(config: Path | None, as_json: bool, **flags: object) -> None:
-    """Show the PCs, their scores and what they hold."""
+@click.pass_context
+def command(ctx: click.Context, config: Path | None, as_json: bool, **flags: object) -> None:
+    """Show the PCs, their scores and what they hold; wake one that sleeps."""
+    if ctx.invoked_subcommand is not None:
+        return
     state = asked(lambda cluster, _settings: cluster.state(), config=config, flags=flags)
     if as_json:
         print(msgspec.json.encode(state.nodes).decode())
@@ -29,6 +45,18 @@ def command(config: Path | None, as_json: bool, **flags: object) -> None:
         print("no PC has joined; on each one run: chorus agent --join HOST:PORT")
     else:
         print_table(HEADINGS, [node_row(node) for node in state.nodes])
+
+
+@command.command("wake")
+@click.argument("name")
+@settings_options(CliSettings, only=GIVEN)
+def wake(name: str, config: Path | None, **flags: object) -> None:
+    """Send a wake-up packet to the PC called NAME."""
+    woken = asked(lambda cluster, _settings: cluster.wake(name), config=config, flags=flags)
+    if not woken.mac_addresses:
+        print(escaped(f"{woken.node_name} is here already"))
+        return
+    print(escaped(f"{woken.node_name} was sent a wake-up packet ({', '.join(woken.mac_addresses)})"))
 
 
 def node_row(node: Node) -> tuple[str, ...]:
@@ -46,6 +74,7 @@ def node_row(node: Node) -> tuple[str, ...]:
         size(node.ram_available_bytes),
         ", ".join(warm_words(one) for one in node.replicas if one.report.keep_alive_s is not None),
         gpus or node.hardware.cpu_model or node.hardware.arch,
+        node.courtesy.words,
     )
 
 
@@ -56,8 +85,10 @@ def warm_words(replica: Replica) -> str:
 
 
 def replica_words(replica: Replica) -> str:
-    """`loading 40 %`, `ready`."""
+    """`loading 40 %`, `ready`, `ready, degraded`."""
     progress = replica.report.progress
+    if replica.report.degraded:
+        return f"{replica.report.state}, degraded"
     if progress is None or progress >= 1:
         return replica.report.state
     return f"{replica.report.state} {progress:.0%}"

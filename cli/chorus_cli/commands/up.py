@@ -12,8 +12,9 @@ from pathlib import Path
 import click
 
 from chorus_cli.announce import Addresses, print_registrations, ready_lines
+from chorus_cli.backends import backend_nodes
 from chorus_cli.commands.coordinator import terminal
-from chorus_cli.commands.http import listening
+from chorus_cli.commands.http import asks_for_keys, listening
 from chorus_cli.local_agent import LocalAgent
 from chorus_cli.options import as_flags, effective, ready_file_option, settings_options
 from chorus_cli.process import first_of, logging_to, pid_file, run_until_stopped
@@ -74,13 +75,19 @@ async def run(plan: Plan, ready: Path | None, stop: asyncio.Event) -> None:
     """From the first port to the last goodbye. Raises SettingsError."""
     clock = SystemClock()
     state_dir = plan.coordinator.state_dir
-    async with running(plan.coordinator, clock) as hub:
+    async with running(plan.coordinator, clock) as hub, backend_nodes(hub, plan.coordinator, clock):
         untold = print_registrations(hub.coordinator.events)
         agent = LocalAgent((f"--join={hub.grpc_address}", *plan.agent_arguments), clock)
         try:
             with pid_file(state_dir, "up"), ready_file(ready) as told:
                 async with listening(hub.coordinator, plan.http, clock) as server, models_ready(hub) as model:
-                    at = Addresses(host=plan.coordinator.host, grpc=hub.grpc_address, http=server.url)
+                    at = Addresses(
+                        host=plan.coordinator.host,
+                        grpc=hub.grpc_address,
+                        http=server.url,
+                        ollama=server.ollama_url,
+                        keys=asks_for_keys(plan.http),
+                    )
                     works: list[Awaitable[object]] = [stop.wait(), server.wait_stopped()]
                     if plan.cli.agent:
                         works.append(_watch(agent.start(), model, stop))
@@ -120,7 +127,8 @@ async def _serve(
             why = why_not(await hub.coordinator.state())
             print(f"no model is ready after {plan.cli.ready_within_s:g} s: {why}", flush=True)
         name = await model
-    told.write({"http_url": at.http, "grpc_address": at.grpc, "join": at.join})
+    more = {} if at.ollama is None else {"ollama_url": at.ollama}
+    told.write({"http_url": at.http, "grpc_address": at.grpc, "join": at.join, **more})
     print("\n".join(ready_lines(__version__, await hub.coordinator.state(), name, at)), flush=True)
     if plan.cli.console:
         await terminal(hub.coordinator, stop)

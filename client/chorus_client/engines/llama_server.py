@@ -19,6 +19,9 @@ from chorus_proto.ids import ModelName
 from chorus_proto.settings import SettingsError
 from chorus_proto.values import EngineKind, ModelFile
 
+_PIECE_TOKENS = 512
+"""llama.cpp's own size of a physical batch."""
+
 Checked = Callable[[ModelName, Report], Awaitable[Path]]
 """Where a model's file lies, refused when it is damaged. Raises ModelNotFound, ModelDamaged or LoadFailed."""
 
@@ -106,6 +109,7 @@ class LlamaServerEngine:
             file_bytes=model.file_bytes,
             slots=slots,
             context_tokens=context_tokens,
+            tools=model.tools,
         )
         return await serve(order, report, self._limits)
 
@@ -134,6 +138,10 @@ class LlamaServerEngine:
             "cache-ram": 0,
             "embedding": model.embedding,
         }
+        if model.embedding:
+            # A text to embed is computed in one piece, and one that is larger than the piece is refused.
+            piece = max(_PIECE_TOKENS, total_context_tokens // slots)
+            parameters |= {"batch-size": piece, "ubatch-size": piece}
         if self._gpu_layers is not None:
             parameters[GPU_LAYERS] = self._gpu_layers
         flags += as_flags(parameters | dict(own), bundled=self._external is None, key=f"params of {model.name!r}")

@@ -6,14 +6,26 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import httpx
 import msgspec
 import ollama
 
 from chorus_client.engines.base import Ending, LoadOptions, LoadProgress, Report
+from chorus_client.engines.embedding import vector_line
 from chorus_client.engines.ollama_limits import OllamaLimits
+from chorus_client.engines.ollama_words import (
+    call_part,
+    done_of,
+    format_of,
+    logprobs_of,
+    messages_of,
+    options_of,
+    said,
+    think_of,
+    tools_of,
+)
 from chorus_client.engines.watch import until_gone
 from chorus_client.footprint import Resident
 from chorus_proto.errors import (
@@ -23,7 +35,6 @@ from chorus_proto.errors import (
     InsufficientMemory,
     InvalidRequest,
     LoadFailed,
-    UnsupportedParameter,
 )
 from chorus_proto.generation import Delta, Done, Generation, Piece
 from chorus_proto.ids import ModelName
@@ -33,7 +44,8 @@ DEFAULT_URL = "http://127.0.0.1:11434"
 T = TypeVar("T")
 
 _FOR_EVER = -1
-_NS = 1e9
+_EMBEDDERS = frozenset({"bert", "nomic-bert", "nomic-bert-moe"})
+"""Families of models that only make embeddings; its list of models says no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +95,7 @@ class OllamaEngine:
                 file_bytes=int(row.size or 0),
                 engine=EngineKind.OLLAMA,
                 digest=row.digest or "",
+                embedding=row.details is not None and (row.details.family or "") in _EMBEDDERS,
             )
             for row in listed.models
             if row.model
@@ -98,6 +111,7 @@ class OllamaEngine:
             slots=options.slots or self._default_slots,
             context_tokens=options.context_tokens or self._default_context_tokens,
             limits=self._limits,
+            embedding=model.embedding,
         )
         report(LoadProgress(share=None, detail=f"Ollama loads {model.name}"))
         try:
@@ -139,8 +153,10 @@ class OllamaModel:
         slots: int,
         context_tokens: int,
         limits: OllamaLimits,
+        embedding: bool = False,
     ) -> None:
         self._client = client
+        self._embedding = embedding
         self._name = name
         self._url = url
         self._slots = slots
@@ -159,26 +175,33 @@ class OllamaModel:
 
     async def make_resident(self) -> None:
         """A generation without a prompt only loads (Ollama's API, "Load a model")."""
+        options = {"num_ctx": self._context_tokens}
         with _as_cluster_errors(self._url):
             async with asyncio.timeout(self._limits.load_s):
-                await self._client.generate(
-                    self._name, "", options={"num_ctx": self._context_tokens}, keep_alive=_FOR_EVER
-                )
+                if self._embedding:
+                    await self._client.embed(self._name, "", options=options, keep_alive=_FOR_EVER)
+                else:
+                    await self._client.generate(self._name, "", options=options, keep_alive=_FOR_EVER)
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
         if self._unloaded.is_set():
             raise EngineFailed(f"{self._name} was unloaded")
-        options = self._options(generation)
-        answer_format = _format_of(generation)
+        if generation.inputs is not None:
+            for piece in await self._vectors(generation):
+                yield piece
+            return
+        options = options_of(generation, context_tokens=self._context_tokens)
+        answer_format = format_of(generation)
         logprobs = None if generation.logprobs is None else True
         count = 0
         with _as_cluster_errors(self._url):
             if generation.messages is not None:
-                messages = [ollama.Message(role=m.role, content=m.content) for m in generation.messages]
                 parts: AsyncIterator[ollama.ChatResponse | ollama.GenerateResponse] = await self._client.chat(  # pyright: ignore[reportUnknownMemberType] - its `tools` are untyped
                     self._name,
-                    messages,
+                    messages_of(generation.messages),
+                    tools=tools_of(generation),
                     stream=True,
+                    think=think_of(generation),
                     options=options,
                     format=answer_format,
                     logprobs=logprobs,
@@ -189,8 +212,9 @@ class OllamaModel:
                 parts = await self._client.generate(
                     self._name,
                     generation.prompt,
+                    suffix=generation.suffix or "",
                     stream=True,
-                    raw=True,
+                    raw=generation.suffix is None,  # only with its template can Ollama fill in the middle
                     options=options,
                     format=answer_format,
                     logprobs=logprobs,
@@ -200,10 +224,11 @@ class OllamaModel:
             else:
                 raise InvalidRequest("neither messages nor a prompt was given", param="messages")
             thinking = False
+            calls = 0
             lines = _in_time(parts, first_s=self._limits.first_token_s, next_s=self._limits.next_token_s)
             async with _closing(parts), contextlib.aclosing(lines):
                 async for part in lines:
-                    text, thought = _said(part)
+                    text, thought = said(part)
                     # Thoughts are marked in the text as most models write them themselves.
                     if text and (thought or thinking):
                         text = "</think>" + text
@@ -212,29 +237,32 @@ class OllamaModel:
                     thinking = (thinking or bool(thought)) and "</think>" not in text
                     if text:
                         count += 1
-                        yield Delta(text, 1, _logprobs(part) if part.logprobs else None)
+                        yield Delta(text, 1, logprobs_of(part) if part.logprobs else None)
+                    if isinstance(part, ollama.ChatResponse) and part.message.tool_calls:
+                        made = tuple(call_part(call, calls + k) for k, call in enumerate(part.message.tool_calls))
+                        calls += len(made)
+                        yield Delta("", tool_calls=made)
                     if part.done:
-                        yield _done(part, count)
+                        yield done_of(part, count, called=calls > 0)
                         return
         raise EngineFailed(f"Ollama ended the answer of {self._name} without its last line")
 
-    def _options(self, generation: Generation) -> dict[str, object]:
-        for field in ("logit_bias", "ignore_end"):
-            if getattr(generation, field):
-                raise UnsupportedParameter(f"Ollama has no {field}", param=field)
-        if any(message.name for message in generation.messages or ()):
-            raise UnsupportedParameter("Ollama's messages have no name", param="messages.name")
-        wanted: dict[str, object | None] = {
-            "num_ctx": self._context_tokens,
-            "num_predict": generation.max_tokens,
-            "temperature": generation.temperature,
-            "top_p": generation.top_p,
-            "stop": list(generation.stop) or None,
-            "seed": generation.seed,
-            "presence_penalty": generation.presence_penalty,
-            "frequency_penalty": generation.frequency_penalty,
-        }
-        return {name: value for name, value in wanted.items() if value is not None}
+    async def _vectors(self, generation: Generation) -> list[Piece]:
+        with _as_cluster_errors(self._url):
+            async with asyncio.timeout(self._limits.first_token_s):
+                told = await self._client.embed(
+                    self._name,
+                    generation.inputs or (),
+                    truncate=generation.cuts_inputs,
+                    options={"num_ctx": self._context_tokens},
+                    dimensions=generation.dimensions,
+                    keep_alive=_FOR_EVER,
+                )
+        found, wanted = len(told.embeddings), len(generation.inputs or ())
+        if found != wanted:
+            raise EngineFailed(f"Ollama sent {found} embeddings for {wanted} texts")
+        lines: list[Piece] = [vector_line(msgspec.json.encode(one), generation) for one in told.embeddings]
+        return [*lines, Done(finish_reason="stop", prompt_tokens=told.prompt_eval_count or 0)]
 
     async def resident(self) -> Resident | None:
         """What Ollama says the model holds, in RAM and VRAM together."""
@@ -260,13 +288,6 @@ class OllamaModel:
                     # Ollama frees the memory in the background and tells nobody when it has.
                     while any(row.model == self._name for row in (await self._client.ps()).models):  # noqa: ASYNC110 - no event exists
                         await asyncio.sleep(0.05)
-
-
-def _said(part: ollama.ChatResponse | ollama.GenerateResponse) -> tuple[str, str]:
-    """Answer and thought of one line."""
-    if isinstance(part, ollama.ChatResponse):
-        return part.message.content or "", part.message.thinking or ""
-    return part.response or "", part.thinking or ""
 
 
 async def _in_time(parts: AsyncIterator[T], *, first_s: float, next_s: float) -> AsyncGenerator[T, None]:
@@ -314,59 +335,3 @@ def _error_of(error: ollama.ResponseError) -> ClusterError:
     if error.status_code in (429, 503):
         return EngineUnavailable(words)
     return EngineFailed(words)
-
-
-class _ResponseFormat(msgspec.Struct):
-    class _Schema(msgspec.Struct):
-        schema: dict[str, object] = {}
-
-    type: str = "text"
-    json_schema: _Schema | None = None
-
-
-def _format_of(generation: Generation) -> dict[str, object] | Literal["json"] | None:
-    if generation.response_format is None:
-        return None
-    wanted = msgspec.json.decode(generation.response_format, type=_ResponseFormat)
-    if wanted.type == "text":
-        return None
-    if wanted.type == "json_object":
-        return "json"
-    if wanted.type == "json_schema" and wanted.json_schema is not None:
-        return wanted.json_schema.schema
-    raise UnsupportedParameter(f"Ollama has no response_format {wanted.type!r}", param="response_format")
-
-
-class _Alternative(msgspec.Struct):
-    token: str
-    logprob: float
-
-    def row(self) -> dict[str, object]:
-        return {"token": self.token, "logprob": self.logprob, "bytes": list(self.token.encode())}
-
-
-class _Token(_Alternative):
-    top_logprobs: list[_Alternative] | None = None
-
-
-class _Tokens(msgspec.Struct):
-    logprobs: list[_Token]
-
-
-def _logprobs(part: ollama.ChatResponse | ollama.GenerateResponse) -> bytes:
-    """OpenAI's shape of what Ollama tells."""
-    tokens = msgspec.json.decode(part.model_dump_json(include={"logprobs"}), type=_Tokens).logprobs
-    content = [token.row() | {"top_logprobs": [t.row() for t in token.top_logprobs or ()]} for token in tokens]
-    return msgspec.json.encode({"content": content})
-
-
-def _done(part: ollama.ChatResponse | ollama.GenerateResponse, deltas: int) -> Done:
-    prompt, answer = part.prompt_eval_count or 0, part.eval_count
-    prompt_s, answer_s = (part.prompt_eval_duration or 0) / _NS, (part.eval_duration or 0) / _NS
-    return Done(
-        finish_reason=part.done_reason or "stop",
-        prompt_tokens=prompt,
-        completion_tokens=deltas if answer is None else answer,
-        prefill_tokens_per_s=prompt / prompt_s if prompt > 1 and prompt_s > 0 else None,
-        decode_tokens_per_s=answer / answer_s if answer and answer > 1 and answer_s > 0 else None,
-    )

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractResolver
 
+from chorus_client.engines.embedding import (
+    MOST_BYTES,
+    as_embedding_refusal,
+    cut,
+    embeddings_request,
+    most_tokens,
+    tokens_request,
+    vectors_of,
+)
+from chorus_client.engines.infill import INFILL_PATH, as_infill_refusal, infill_request
 from chorus_client.engines.openai_stream import CompletionStream
+from chorus_client.engines.refusals import refusal
 from chorus_proto.errors import (
-    ClusterError,
     ContextLengthExceeded,
     EngineFailed,
     EngineUnavailable,
     InvalidRequest,
     UnsupportedParameter,
 )
-from chorus_proto.generation import Generation, Piece
+from chorus_proto.generation import Effort, Generation, Piece
 
 _MOST_ERROR_BYTES = 65_536
+_MOST_ANSWER_BYTES = 8 * 1024 * 1024
+"""Of an answer that is no generation: a list of models."""
+
+_SAMPLING = ("max_tokens", "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "logit_bias")
+_LLAMA_CPPS = ("top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +57,16 @@ class HttpLimits:
 def request_body(generation: Generation, *, model: str, tell_progress: bool = False) -> tuple[str, bytes]:
     """The path and the JSON body of a streamed request. Raises UnsupportedParameter, InvalidRequest.
 
-    `tell_progress`: ask for the prompt's progress, llama-server's extension (tools/server/README.md).
+    `tell_progress`: ask for the prompt's progress, llama-server's extension (tools/server/README.md); such a server
+    also takes llama.cpp's own sampling, and is told by the chat template's arguments how long to think.
     """
+    if generation.suffix is not None and tell_progress:
+        return infill_request(generation)
     body: dict[str, object] = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
     if tell_progress:
         body["return_progress"] = True
+    elif own := [field for field in _LLAMA_CPPS if getattr(generation, field) is not None]:
+        raise UnsupportedParameter(f"OpenAI's API, by which this model is reached, has no {own[0]}", param=own[0])
     chat = generation.messages is not None
     if chat:
         body["messages"] = generation.messages
@@ -54,7 +74,7 @@ def request_body(generation: Generation, *, model: str, tell_progress: bool = Fa
         body["prompt"] = generation.prompt
     else:
         raise InvalidRequest("neither messages nor a prompt was given", param="messages")
-    for field in ("max_tokens", "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "logit_bias"):
+    for field in (*_SAMPLING, *_LLAMA_CPPS):
         value: object = getattr(generation, field)
         if value is not None:
             body[field] = value
@@ -73,6 +93,21 @@ def request_body(generation: Generation, *, model: str, tell_progress: bool = Fa
         body["response_format"] = msgspec.Raw(generation.response_format.encode())
     if generation.ignore_end:
         body["ignore_eos"] = True
+    if generation.suffix is not None:
+        body["suffix"] = generation.suffix
+    if generation.tools is not None:
+        body["tools"] = msgspec.Raw(generation.tools.encode())
+        if generation.tool_choice is not None:
+            body["tool_choice"] = msgspec.Raw(generation.tool_choice.encode())
+        if generation.parallel_tool_calls is not None:
+            body["parallel_tool_calls"] = generation.parallel_tool_calls
+    effort = generation.reasoning_effort
+    if effort is not None and tell_progress:
+        thinks = effort is not Effort.NONE
+        arguments: dict[str, object] = {"enable_thinking": thinks}
+        body["chat_template_kwargs"] = arguments | ({"reasoning_effort": effort} if thinks else {})
+    elif effort is not None:
+        body["reasoning_effort"] = effort
     return ("/v1/chat/completions" if chat else "/v1/completions"), msgspec.json.encode(body)
 
 
@@ -95,7 +130,7 @@ class OpenAiHttp:
 
     `keep_alive` False: a new connection for each request. llama.cpp drops 6-13 % of the requests that reuse a
     connection directly after a streamed answer. `tell_progress`: it is a llama-server, or ignores fields that it does
-    not know; `generate` then yields `Prefilled` too.
+    not know; `generate` then yields `Prefilled` too. `resolver`: decides which addresses a name may have.
     """
 
     def __init__(
@@ -106,7 +141,9 @@ class OpenAiHttp:
         keep_alive: bool,
         limits: HttpLimits,
         tell_progress: bool = False,
+        resolver: AbstractResolver | None = None,
     ) -> None:
+        self._resolver = resolver
         self._base_url = base_url.rstrip("/").removesuffix("/v1")
         self._keep_alive = keep_alive
         self._tell_progress = tell_progress
@@ -118,7 +155,7 @@ class OpenAiHttp:
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, force_close=not self._keep_alive)
+            connector = aiohttp.TCPConnector(limit=0, force_close=not self._keep_alive, resolver=self._resolver)
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._limits.connect_s)
             self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._headers)
         return self._session
@@ -135,7 +172,7 @@ class OpenAiHttp:
                 asyncio.timeout(self._limits.short_answer_s),
                 self._connected().get(self._base_url + path, allow_redirects=False) as answer,
             ):
-                return answer.status, await answer.read()
+                return answer.status, await _whole(answer)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise EngineUnavailable(f"no answer from {self._base_url}{path}: {_words(error)}") from None
 
@@ -144,6 +181,10 @@ class OpenAiHttp:
 
         `expect_model`: an answer under another model's name is a failure. Raises as `LoadedModel.generate`.
         """
+        if generation.inputs is not None:
+            for piece in await self._embed(generation, model):
+                yield piece
+            return
         path, body = request_body(generation, model=model, tell_progress=self._tell_progress)
         stream = CompletionStream(model=model if expect_model else None)
         loop = asyncio.get_running_loop()
@@ -155,7 +196,8 @@ class OpenAiHttp:
         silence = _Silence(loop, answer, limit_s=self._limits.first_token_s)
         try:
             if answer.status != 200:
-                raise refusal(answer.status, await answer.content.read(_MOST_ERROR_BYTES))
+                error = refusal(answer.status, await answer.content.read(_MOST_ERROR_BYTES))
+                raise as_infill_refusal(answer.status, error) if path == INFILL_PATH else error
             read = answer.content.readany
             pace = _Pace()
             while not stream.done:
@@ -183,6 +225,41 @@ class OpenAiHttp:
                 answer.release()
             else:
                 answer.close()
+
+    async def _embed(self, generation: Generation, model: str) -> list[Piece]:
+        inputs = list[str | list[int]](generation.inputs or ())
+        try:
+            return vectors_of(await self._embeddings(generation, inputs, model), generation)
+        except ContextLengthExceeded as error:
+            most = most_tokens(error)
+            if most is None or not generation.cuts_inputs:
+                raise
+        for place, text in enumerate(generation.inputs or ()):
+            if len(text) > most:  # no token is shorter than a character
+                inputs[place] = cut(await self._told(*tokens_request(text), model=model), most)
+        return vectors_of(await self._embeddings(generation, inputs, model), generation)
+
+    async def _embeddings(self, generation: Generation, inputs: Sequence[str | list[int]], model: str) -> bytes:
+        path, body = embeddings_request(generation, inputs, model=model, shortens=not self._tell_progress)
+        return await self._told(path, body, model=model)
+
+    async def _told(self, path: str, body: bytes, *, model: str) -> bytes:
+        """The whole answer to a question about embeddings. Raises its refusal."""
+        within_s = self._limits.first_token_s
+        try:
+            async with asyncio.timeout(within_s) as limit:
+                answer = await self._post(path, body, deadline=limit.when() or 0.0)
+                try:
+                    told = await _whole(answer, most_bytes=MOST_BYTES)
+                finally:
+                    answer.close()
+        except TimeoutError:
+            raise EngineFailed(f"the engine made no embeddings within {within_s:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineFailed(f"the engine broke off its answer: {_words(error)}") from None
+        if answer.status != 200:
+            raise as_embedding_refusal(answer.status, refusal(answer.status, told), model=model)
+        return told
 
     async def _post(self, path: str, body: bytes, *, deadline: float) -> aiohttp.ClientResponse:
         """The answer's head. A kept-alive connection that the server had closed meanwhile is tried once anew."""
@@ -255,50 +332,14 @@ class _Silence:
         self._timer.cancel()
 
 
-class _Refusal(msgspec.Struct):
-    message: str = ""
-    type: str | None = None
-    param: str | None = None
-    code: str | int | None = None
-    n_prompt_tokens: int | None = None
-    n_ctx: int | None = None
-
-
-class _RefusalBody(msgspec.Struct):
-    error: _Refusal | str
-
-
-_FIELD = re.compile(r"[Ff]ield '(\w+)'|'(\w+)' (?:to be|must|is)|^(\w+) (?:type )?must\b|\"(\w+)\" (?:must|is)")
-
-
-def refusal(status: int, body: bytes) -> ClusterError:
-    """The typed error for an answer that is not 200."""
-    try:
-        error = msgspec.json.decode(body, type=_RefusalBody).error
-    except msgspec.DecodeError:
-        error = body[:300].decode("utf-8", "replace").strip()
-    if isinstance(error, str):
-        error = _Refusal(message=error)
-    words = error.message[:500] or f"HTTP {status}"
-    if 300 <= status < 400:
-        return EngineFailed(f"the engine answered with a redirect ({status}), which is not followed")
-    if status in (400, 413, 422):
-        if error.type == "exceed_context_size_error" or error.code == "context_length_exceeded":
-            if error.n_prompt_tokens is not None and error.n_ctx is not None:
-                words = (
-                    f"the prompt has {error.n_prompt_tokens} tokens, but the model's context is {error.n_ctx} tokens"
-                )
-            return ContextLengthExceeded(words, param="messages")
-        found = _FIELD.search(words)
-        field = error.param or next((name for name in (found.groups() if found else ()) if name), None)
-        return InvalidRequest(f"the engine refused the request: {words}", param=field)
-    if status in (401, 403):
-        return EngineUnavailable(f"the engine refused our API key ({status})")
-    if status in (404, 405, 501):
-        return EngineFailed(f"the engine does not serve this ({status}): {words}")
-    if status in (429, 503):
-        return EngineUnavailable(f"the engine is busy or still loading ({status}): {words}")
-    return EngineFailed(f"the engine failed ({status}): {words}")
+async def _whole(answer: aiohttp.ClientResponse, *, most_bytes: int = _MOST_ANSWER_BYTES) -> bytes:
+    """Raises ClientPayloadError for more than anybody needs to say."""
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > most_bytes:
+            raise aiohttp.ClientPayloadError(f"the answer is over {most_bytes >> 20} MiB")
+    return bytes(body)
 
 
 def _words(error: BaseException) -> str:

@@ -13,15 +13,27 @@ from typing import cast
 import msgspec
 
 from chorus_proto.errors import EngineFailed
-from chorus_proto.generation import Delta, Done, Piece, Prefilled
+from chorus_proto.generation import Delta, Done, Piece, Prefilled, ToolCallPart
 
 MOST_EVENT_BYTES = 1 << 20
 
 _THINKING = ("<think>", "</think>")
 
 
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct):
+    index: int = 0
+    id: str | None = None
+    function: _Function | None = None
+
+
 class _Text(msgspec.Struct):
     content: str | None = None
+    tool_calls: list[_Call] | None = None
     reasoning_content: str | None = None
     """llama.cpp's and vLLM's name for thoughts."""
     reasoning: str | None = None
@@ -69,6 +81,10 @@ class _Event(msgspec.Struct):
     model: str | None = None
     prompt_progress: _Progress | None = None
     error: msgspec.Raw = msgspec.Raw()
+    # llama.cpp's own answer, as `/infill` gives it.
+    content: str | None = None
+    stop: bool | None = None
+    stop_type: str = ""
 
 
 _decode = msgspec.json.Decoder(_Event).decode
@@ -162,7 +178,10 @@ class CompletionStream:
         if event.timings is not None:
             self._timings = event.timings
         if not event.choices:
-            _progressed(event, pieces)
+            if event.content is None:
+                _progressed(event, pieces)
+            else:
+                self._take_own(event, event.content, pieces)
             return
         if self._model is not None and event.model is not None:
             if event.model != self._model:
@@ -175,7 +194,12 @@ class CompletionStream:
             text = self._with_thoughts(delta)
         if text and self._halves is not None:
             text = self._joined(text)
-        if text:
+        if delta is not None and delta.tool_calls:
+            self._deltas += 1
+            if text:
+                pieces.append(Delta(text, 0))
+            pieces.append(Delta("", tool_calls=tuple(map(_part, delta.tool_calls))))
+        elif text:
             logprobs = choice.logprobs
             self._deltas += 1
             if logprobs and bytes(logprobs) != b"null":
@@ -188,6 +212,17 @@ class CompletionStream:
             self._finish_reason = choice.finish_reason
             if self._halves is not None and (rest := self._halves.decode(b"", final=True)):
                 pieces.append(Delta(rest, 0))
+
+    def _take_own(self, event: _Event, text: str, pieces: list[Piece]) -> None:
+        """An event of llama.cpp's own kind; the last one says so, and no [DONE] follows."""
+        if text:
+            self._deltas += 1
+            pieces.append(Delta(text))
+        elif not event.stop:
+            _progressed(event, pieces)
+        if event.stop:
+            self._finish_reason = "length" if event.stop_type == "limit" else "stop"
+            pieces.append(self._finished())
 
     def _with_thoughts(self, delta: _Text) -> str | None:
         """Thoughts that came in their own field, marked in the text as most models write them themselves."""
@@ -248,6 +283,11 @@ class CompletionStream:
             prefill_tokens_per_s=prefill or None,
             decode_tokens_per_s=decode or None,
         )
+
+
+def _part(call: _Call) -> ToolCallPart:
+    function = call.function or _Function()
+    return ToolCallPart(call.index, call.id or "", function.name or "", function.arguments or "")
 
 
 def _progressed(event: _Event, pieces: list[Piece]) -> None:

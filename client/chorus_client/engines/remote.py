@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import msgspec
+from aiohttp.abc import AbstractResolver
 
 from chorus_client.engines.base import Ending, LoadOptions, LoadProgress, Report
 from chorus_client.engines.openai_http import HttpLimits, OpenAiHttp
@@ -21,7 +22,7 @@ class RemoteEngine:
     """One base URL, with or without `/v1` (`Engine`). `api_key` is sent as a bearer token and never logged.
 
     `slots`: how many generations at once we give it where a load does not say. `probe_every_s`: how often a loaded
-    model's server is asked whether it is still there.
+    model's server is asked whether it is still there. `resolver`: see `OpenAiHttp`.
     """
 
     def __init__(
@@ -32,9 +33,12 @@ class RemoteEngine:
         slots: int = 8,
         probe_every_s: float = 5.0,
         limits: HttpLimits | None = None,
+        resolver: AbstractResolver | None = None,
     ) -> None:
         self._base_url = base_url
-        self._http = OpenAiHttp(base_url, api_key=api_key, keep_alive=True, limits=limits or HttpLimits())
+        self._http = OpenAiHttp(
+            base_url, api_key=api_key, keep_alive=True, limits=limits or HttpLimits(), resolver=resolver
+        )
         self._default_slots = slots
         self._probe_every_s = probe_every_s
 

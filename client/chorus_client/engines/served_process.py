@@ -15,11 +15,20 @@ from pathlib import Path
 import msgspec
 
 from chorus_client.engines.base import Ending, LoadProgress, Report
+from chorus_client.engines.one_call import one_call
 from chorus_client.engines.openai_http import HttpLimits, OpenAiHttp
 from chorus_client.engines.quiet import QUIET_WITHIN_S, QuietCheck
 from chorus_client.footprint import Resident
 from chorus_client.process import STOP_GRACE_S, ChildProcess
-from chorus_proto.errors import ClusterError, EngineFailed, EngineUnavailable, InsufficientMemory, LoadFailed
+from chorus_proto.errors import (
+    ClusterError,
+    EngineDied,
+    EngineFailed,
+    EngineUnavailable,
+    InsufficientMemory,
+    LoadFailed,
+    UnsupportedParameter,
+)
 from chorus_proto.generation import Delta, Generation, Piece
 from chorus_proto.ids import ModelName
 
@@ -56,6 +65,8 @@ class ServeOrder:
     file_bytes: int
     slots: int
     context_tokens: int
+    tools: bool = False
+    """The model knows tools; else a request that brings some is refused, because no engine here does that itself."""
 
 
 _PORT_ATTEMPTS = 3
@@ -299,22 +310,26 @@ class ServedModel:
     async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
         if self._unloaded:
             raise EngineFailed(f"{self._order.model} was unloaded")
+        if generation.tools is not None and not self._order.tools:
+            raise UnsupportedParameter(f"{self._order.model} knows no tools", param="tools")
         pieces = self._http.generate(generation, model=self._order.alias, expect_model=True)
+        told = one_call(pieces) if generation.tools and generation.parallel_tool_calls is False else pieces
         last: Piece | None = None
         answering = False
         self._quiet.began()
         try:
-            async for last in pieces:
+            async for last in told:
                 yield last
                 if isinstance(last, Delta):
                     break
             answering = True
             self._quiet.answers()
-            async for last in pieces:
+            async for last in told:
                 yield last
         except (EngineFailed, EngineUnavailable) as error:
             raise await self._because_of_its_death(error) from None
         finally:
+            await told.aclose()
             await pieces.aclose()
             self._quiet.ended(last, answering=answering)
 
@@ -323,7 +338,10 @@ class ServedModel:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.25):
                 await self._child.wait()
-        return error if self._child.returncode is None else EngineFailed(self._epitaph())
+        if self._child.returncode is None:
+            return error
+        # One that we ended ourselves did not die of what it was asked.
+        return (EngineFailed if self._ended_because or self._unloaded else EngineDied)(self._epitaph())
 
     def _epitaph(self) -> str:
         if self._ended_because:

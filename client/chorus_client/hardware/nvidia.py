@@ -20,7 +20,7 @@ _FLOPS_PER_BYTE = {6: 28.0, 7: 55.0, 8: 75.0, 9: 45.0, 10: 110.0, 12: 110.0}
 
 def gpus() -> tuple[Gpu, ...]:
     """The cards that the driver shows; none without a driver. Blocks: ask under `bounded.ask`."""
-    nvml = _nvml()
+    nvml = driver()
     if nvml is None:
         return ()
     try:
@@ -31,7 +31,7 @@ def gpus() -> tuple[Gpu, ...]:
 
 def free_bytes() -> tuple[int, ...]:
     """Free memory of each card now, in the order of `gpus`. Blocks for well under a millisecond on a healthy driver."""
-    nvml = _nvml()
+    nvml = driver()
     if nvml is None:
         return ()
     try:
@@ -42,7 +42,7 @@ def free_bytes() -> tuple[int, ...]:
         nvml.nvmlShutdown()
 
 
-def _nvml() -> ModuleType | None:
+def driver() -> ModuleType | None:
     """NVML, initialised; None where there is no NVIDIA driver. Initialising is counted, so calls may overlap."""
     if sys.platform == "darwin":
         return None

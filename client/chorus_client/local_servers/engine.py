@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chorus_client.engines.base import LoadOptions, LoadProgress, Report
@@ -113,15 +113,7 @@ class LocalServersEngine:
             default = normalised(config.get_active_server().name)
             active = next((file for file in found if file.name == default), None)
             if active is not None:
-                found.append(
-                    ModelFile(
-                        name=self._default_model,
-                        file_bytes=active.file_bytes,
-                        engine=self._kind,
-                        shape=active.shape,
-                        owners=True,
-                    )
-                )
+                found.append(replace(active, name=self._default_model, embedding=False))
         return found
 
     async def _file_of(self, config: ServersConfig, server: ServerConfig) -> ModelFile | None:
@@ -135,6 +127,9 @@ class LocalServersEngine:
                 shape=plan.shape,
                 embedding=plan.embedding,
                 owners=True,
+                thinking=plan.traits.thinking,
+                thinking_optional=plan.traits.thinking_optional,
+                tools=plan.traits.tools,
             )
         except (SettingsError, ClusterError) as error:
             # A server that somebody else runs needs no file of ours.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chorus_client.chat_template import Traits, template_of_header, traits
 from chorus_client.engine_parameters import RawParameter, as_flags, check_together, checked
 from chorus_client.engines.llama_server import DEFAULT_CONTEXT_TOKENS, default_threads
 from chorus_client.gguf import read_header
@@ -32,6 +33,7 @@ class Plan:
     file_bytes: int
     shape: ModelShape
     embedding: bool
+    traits: Traits
     parameters: dict[str, RawParameter]
 
     @property
@@ -116,6 +118,7 @@ def planned(config: ServersConfig, server: ServerConfig, more_folders: Sequence[
         file_bytes=header.file_bytes,
         shape=shape,
         embedding=is_embedding(header),
+        traits=traits(template_of_header(header), name=server.name, architecture=shape.architecture),
         parameters=parameters,
     )
     plan.command(None)  # refuses now what the bundled engine does not take

@@ -18,7 +18,7 @@ from chorus_client.model_server.frames import Begin, Ended, Prefilled, Refused, 
 from chorus_client.model_server.gate import error_response, errors_as_answers, keys_asked_for, stream_failure
 from chorus_client.model_server.requests import Asked, read_request
 from chorus_client.thinking.counts import CountingSplitter
-from chorus_client.thinking.select import Style, splitter_for
+from chorus_client.thinking.select import splitter_for
 from chorus_client.thinking.think_tags import OPENING
 from chorus_proto.catalogue import normalised
 from chorus_proto.errors import (
@@ -29,6 +29,7 @@ from chorus_proto.errors import (
     error_of,
 )
 from chorus_proto.ids import new_request_id
+from chorus_proto.values import ThinkingStyle
 
 log = logging.getLogger(__name__)
 
@@ -170,9 +171,9 @@ class ModelServer:
             return None
         if not self._served.splits_thoughts and not asked.separate_thinking:
             return None
-        if ready.thoughts is Style.PLAIN and asked.separate_thinking is None:
+        if ready.thoughts is ThinkingStyle.PLAIN and asked.separate_thinking is None:
             return None
-        style = Style.TAGS if ready.thoughts is Style.PLAIN else ready.thoughts
+        style = ThinkingStyle.TAGS if ready.thoughts is ThinkingStyle.PLAIN else ready.thoughts
         return CountingSplitter(splitter_for(style, prompt=OPENING if opened else ""))
 
 

@@ -12,9 +12,9 @@ from typing import BinaryIO, TypeAlias
 
 import msgspec
 
-from chorus_client.thinking.select import Style
 from chorus_proto.errors import EngineFailed
 from chorus_proto.generation import Generation
+from chorus_proto.values import ThinkingStyle
 
 MOST_FRAME_BYTES = 64 << 20
 _LENGTH = struct.Struct("<I")
@@ -60,7 +60,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
     device: str
     dtype: str
-    thoughts: Style
+    thoughts: ThinkingStyle
     """How it marks its thoughts."""
 
 

@@ -8,7 +8,7 @@ import jinja2
 
 from chorus_client.model_server.model import ChatTokenizer
 from chorus_proto.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
-from chorus_proto.generation import Generation, Message
+from chorus_proto.generation import Effort, Generation, Message
 
 _FIRST_MARK, _LAST_MARK = 0xE000, 0xF8FF
 """Unicode's private use area."""
@@ -34,7 +34,11 @@ class Prompts:
         Raises InvalidRequest, ContextLengthExceeded with both numbers, or EngineFailed when the template is broken.
         """
         if generation.messages is not None:
-            found = self._chat(_instructed(generation.messages, developer_instructions), reasoning)
+            turns = _instructed(generation.messages, developer_instructions)
+            arguments: dict[str, object] = {"reasoning_effort": reasoning} if reasoning else {}
+            if generation.reasoning_effort is Effort.NONE:
+                arguments["enable_thinking"] = False
+            found = self._chat(turns, arguments)
         else:
             found = self._encode.encode(generation.prompt or "").ids
         field = "messages" if generation.messages is not None else "prompt"
@@ -49,7 +53,7 @@ class Prompts:
             )
         return found
 
-    def _chat(self, messages: Sequence[Message], reasoning: str | None) -> list[int]:
+    def _chat(self, messages: Sequence[Message], arguments: dict[str, object]) -> list[int]:
         """Special tokens that a caller wrote are text: a mark that no message holds breaks them until they are read."""
         if not self._tokenizer.chat_template:
             raise InvalidRequest("This model has no chat template; use /v1/completions.", param="messages")
@@ -59,9 +63,8 @@ class Prompts:
         for message in messages:
             turn = {"role": message.role, "content": self._broken(message.content, mark)}
             turns.append(turn | {"name": message.name} if message.name else turn)
-        extra: dict[str, object] = {"reasoning_effort": reasoning} if reasoning else {}
         try:
-            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **extra)
+            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments)
         except jinja2.exceptions.SecurityError as error:
             raise EngineFailed(f"the model's chat template does what it may not: {_line(error)}") from None
         except jinja2.TemplateError as error:

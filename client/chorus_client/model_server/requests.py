@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -10,11 +10,20 @@ import msgspec
 from chorus_client.thinking.harmony_prompt import Effort, effort_named
 from chorus_client.thinking.splitter import Channel
 from chorus_proto.dialects.fields import read_fields
-from chorus_proto.dialects.openai_request import ParsedRequest, parse_chat, parse_completion
+from chorus_proto.dialects.openai_request import parse_chat, parse_completion
+from chorus_proto.dialects.parsed import ParsedRequest
 from chorus_proto.dialects.strict_json import load_object
-from chorus_proto.errors import InvalidRequest
+from chorus_proto.errors import InvalidRequest, UnsupportedParameter
+from chorus_proto.generation import Effort as WantedEffort
 
 _Instructions: TypeAlias = Annotated[str, msgspec.Meta(max_length=1 << 20)]
+
+
+class _TemplateArguments(msgspec.Struct, forbid_unknown_fields=True):
+    """Of llama-server's `chat_template_kwargs`, those that say how long to think."""
+
+    enable_thinking: bool | None = None
+    reasoning_effort: str | None = None
 
 
 class _Own(msgspec.Struct, kw_only=True):
@@ -27,6 +36,7 @@ class _Own(msgspec.Struct, kw_only=True):
     developer_instructions: _Instructions | None = None
     ignore_eos: bool | None = None
     return_progress: bool | None = None
+    chat_template_kwargs: _TemplateArguments | None = None
     top_k: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] | None = None
 
 
@@ -51,12 +61,22 @@ def read_request(raw: bytes, *, chat: bool) -> Asked:
     Raises InvalidJson, InvalidRequest, UnknownParameter or UnsupportedParameter; `param` names the field.
     """
     body = load_object(raw, int64_names=("seed",))
+    if body.get("tools"):
+        raise UnsupportedParameter("'tools': calls cannot be honoured by this server.", param="tools")
     own = read_fields({name: body.pop(name) for name in _Own.__struct_fields__ if name in body}, _Own, refused={})
     parsed = (parse_chat if chat else parse_completion)(msgspec.json.encode(body))
+    if parsed.others:
+        raise UnsupportedParameter(
+            "'n': ask once for each answer.", param="prompt" if parsed.generation.prompt else "n"
+        )
     if not chat:
         _refuse_chat_fields(own)
     field = "reasoning" if own.reasoning is not None else "reasoning_effort"
-    effort = own.reasoning or own.reasoning_effort
+    template = own.chat_template_kwargs or _TemplateArguments()
+    effort = own.reasoning or own.reasoning_effort or template.reasoning_effort
+    if effort == "none" or template.enable_thinking is False:
+        generation = msgspec.structs.replace(parsed.generation, reasoning_effort=WantedEffort.NONE)
+        parsed = replace(parsed, generation=generation)
     return Asked(
         parsed=parsed,
         chat=chat,

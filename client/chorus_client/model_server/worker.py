@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from chorus_client.model_server import frames
 from chorus_client.model_server.folder import check_folder
 from chorus_client.model_server.frames import Begin, Cancel, Event, Failed, Load, Loading, Ready
-from chorus_client.thinking.select import Style, style_of
+from chorus_client.thinking.select import style_of
 from chorus_proto.errors import ClusterError
+from chorus_proto.values import ThinkingStyle
 
 if TYPE_CHECKING:
     from chorus_client.model_server.generator import Incoming
@@ -66,7 +67,7 @@ class Worker:
         loaded = model.load(order, folder.file_bytes, self._tell)
         thoughts = style_of(architecture=folder.model_type, template=_text(loaded.tokenizer.chat_template))
         preparation: Preparation = prepare.Preparation(
-            loaded, context_tokens=order.context_tokens, keep_special=thoughts is Style.HARMONY
+            loaded, context_tokens=order.context_tokens, keep_special=thoughts is ThinkingStyle.HARMONY
         )
         threading.Thread(target=self._prepare, args=(preparation,), name="prepare", daemon=True).start()
         self._emit([Ready(device=str(loaded.model.device), dtype=loaded.model.dtype, thoughts=thoughts)])

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 
 from chorus_client.thinking.harmony import CHANNEL, MESSAGE, HarmonySplitter
 from chorus_client.thinking.splitter import Splitter, Unsplit
 from chorus_client.thinking.think_tags import CLOSING, OPENING, ThinkTagSplitter
-
-
-class Style(StrEnum):
-    """How a model marks its thoughts."""
-
-    PLAIN = "plain"
-    TAGS = "tags"
-    OPENED_TAGS = "opened_tags"
-    """The chat template writes `<think>`; the model only ends the thought."""
-    HARMONY = "harmony"
-
+from chorus_proto.values import ThinkingStyle
 
 _GPT_OSS = re.compile(r"gpt[-_ ]?oss", re.IGNORECASE)
 _THINKERS = re.compile(r"deepseek-?r1|\bqwq\b|qwen-?3(?![-.\w]*(?:coder|instruct|embed|rerank))", re.IGNORECASE)
@@ -29,32 +18,32 @@ _LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\}[^{}]*\{", re.D
 """In Jinja: a string, or text between two tags."""
 
 
-def style_of(*, name: str = "", architecture: str = "", template: str | None = None) -> Style:
+def style_of(*, name: str = "", architecture: str = "", template: str | None = None) -> ThinkingStyle:
     """The style of a model, by its chat template if that is known, else by architecture, else by name.
 
     `architecture`: as GGUF (`gpt-oss`), Ollama (`gptoss`) or Hugging Face (`gpt_oss`, `GptOssForCausalLM`) has it.
     """
     if template:
         if CHANNEL in template and MESSAGE in template:
-            return Style.HARMONY
+            return ThinkingStyle.HARMONY
         if OPENING in template or CLOSING in template:
-            return Style.OPENED_TAGS if _opens_thought(template) else Style.TAGS
-        return Style.PLAIN
+            return ThinkingStyle.OPENED_TAGS if _opens_thought(template) else ThinkingStyle.TAGS
+        return ThinkingStyle.PLAIN
     if _GPT_OSS.search(architecture) or _GPT_OSS.search(name):
-        return Style.HARMONY
-    return Style.TAGS if _THINKERS.search(name) else Style.PLAIN
+        return ThinkingStyle.HARMONY
+    return ThinkingStyle.TAGS if _THINKERS.search(name) else ThinkingStyle.PLAIN
 
 
-def splitter_for(style: Style, *, prompt: str | None = None) -> Splitter:
+def splitter_for(style: ThinkingStyle, *, prompt: str | None = None) -> Splitter:
     """A new splitter, for one answer. `prompt`: as rendered; its end says for certain whether the thought is open.
 
     llama.cpp (common/chat.cpp) decides by the same look at the prompt.
     """
-    if style is Style.HARMONY:
+    if style is ThinkingStyle.HARMONY:
         return HarmonySplitter()
-    if style is Style.PLAIN:
+    if style is ThinkingStyle.PLAIN:
         return Unsplit()
-    opened = style is Style.OPENED_TAGS if prompt is None else prompt.rstrip().endswith(OPENING)
+    opened = style is ThinkingStyle.OPENED_TAGS if prompt is None else prompt.rstrip().endswith(OPENING)
     return ThinkTagSplitter(opened=opened)
 
 

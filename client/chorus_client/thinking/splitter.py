@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
 from chorus_proto.errors import InvalidRequest
-
-
-class Channel(StrEnum):
-    """gpt-oss's names; the thought of a `<think>` model is ANALYSIS and all else it writes is FINAL."""
-
-    ANALYSIS = "analysis"
-    COMMENTARY = "commentary"
-    FINAL = "final"
+from chorus_proto.generation import Channel
 
 
 class Part(msgspec.Struct, frozen=True, gc=False):

@@ -26,7 +26,13 @@ def query_routes(cluster: Cluster, settings: HttpSettings, metrics: HttpMetrics)
     async def query() -> Response:
         exchange = current_exchange()
         raw = await json_body()
-        parsed = parse_query(raw, request_id=exchange.request_id, within_s=settings.request_within_s)
+        parsed = parse_query(
+            raw,
+            request_id=exchange.request_id,
+            within_s=settings.request_within_s,
+            user=exchange.user,
+            key_id=exchange.key_id,
+        )
         if not parsed.stream:
             return json_reply(await _finished(cluster, parsed, exchange))
         source = Source(cluster.ask(parsed.ask), _Events(parsed, exchange).render, AskFinished, parsed.ask.within_s)

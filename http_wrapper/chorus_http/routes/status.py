@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from prometheus_client import CONTENT_TYPE_LATEST
-from quart import Blueprint, Response
+from quart import Blueprint, Response, current_app, request
 
 import chorus_proto
+from chorus_http.listen import OLLAMA_PORT
 from chorus_http.metrics import HttpMetrics
 from chorus_http.replies import json_reply
 from chorus_http.state import StateReader, alive_nodes, ready_models
 from chorus_proto.cluster import Cluster
 from chorus_proto.errors import ClusterError, CoordinatorUnavailable
-from chorus_proto.values import Assignment, Node, NodeState, Replica
+from chorus_proto.values import ALL_OURS, Assignment, Node, Replica
 
 _REASSIGN_WITHIN_S = 30.0
 _METRICS_WITHIN_S = 2.0
+
+OLLAMA_IS_RUNNING = "Ollama is running"
+"""What Ollama says at `/`, and what its clients look for in the answer."""
 
 _ENDPOINTS = {
     "GET /": "this description",
@@ -25,10 +30,13 @@ _ENDPOINTS = {
     "GET /readyz": "200 once a model can answer, else 503 with the reason",
     "GET /metrics": "Prometheus metrics",
     "POST /query": 'ask several PCs at once: {"prompt": ..., "strategy": "first|concat|longest|vote"}',
+    "GET /queue/status": "who waits for a slot, in which place and for how long, and who runs",
+    "POST /route/explain": "where the request in the body would run and why; nothing is run",
     "POST /reassign": "place the models anew",
     "POST /v1/chat/completions": "OpenAI chat, also streamed",
     "POST /v1/completions": "OpenAI completions, also streamed",
     "GET /v1/models": "the models that can answer now",
+    "POST /api/chat": "Ollama's API: also generate, tags, show, ps, pull, version",
 }
 
 
@@ -36,9 +44,13 @@ def status_routes(cluster: Cluster, states: StateReader, metrics: HttpMetrics) -
     routes = Blueprint("status", __name__)
 
     async def describe() -> Response:
+        _, port = cast("dict[str, tuple[str, int]]", request.scope)["server"]
+        if port == cast("dict[str, object]", current_app.config).get(OLLAMA_PORT):
+            return Response(OLLAMA_IS_RUNNING, content_type="text/plain; charset=utf-8")
         return json_reply(
             {
                 "name": "Chorus",
+                "ollama": OLLAMA_IS_RUNNING,
                 "description": "Several PCs as one local-LLM service",
                 "version": chorus_proto.__version__,
                 "status": "running",
@@ -97,7 +109,7 @@ def status_routes(cluster: Cluster, states: StateReader, metrics: HttpMetrics) -
         reason = None
         if state.draining:
             reason = "The coordinator is shutting down."
-        elif not any(node.state is not NodeState.DEAD for node in state.nodes):
+        elif not any(node.state.is_here for node in state.nodes):
             reason = "No PC is connected."
         elif not ready_models(state):
             reason = "No model is loaded yet."
@@ -165,6 +177,8 @@ def _client(node: Node) -> dict[str, object]:
         "uptime_s": node.uptime_s,
         "cpu_percent": node.cpu_percent,
         "ram_available_bytes": node.ram_available_bytes,
+        "courtesy": None if node.courtesy == ALL_OURS else node.courtesy,
+        "mac_addresses": node.mac_addresses,
         "version": node.version,
         "hardware": node.hardware,
     }
@@ -182,6 +196,7 @@ def _replica(replica: Replica) -> dict[str, object]:
         "resident_bytes": report.resident_bytes,
         "progress": report.progress,
         "detail": report.detail,
+        "degraded": report.degraded,
         "decode_tokens_per_s": replica.decode_tokens_per_s,
         "prefill_tokens_per_s": replica.prefill_tokens_per_s,
     }

@@ -41,10 +41,19 @@ _encode = msgspec.json.Encoder().encode
 
 def joined(parts: Iterable[bytes]) -> bytes:
     """One chat-shaped `logprobs` object out of those of several deltas."""
+    return _encode({"content": _tokens(parts), "refusal": None})
+
+
+def chat_content(parts: Iterable[bytes]) -> bytes:
+    """The array of tokens alone, as Ollama shows it."""
+    return _encode(_tokens(parts))
+
+
+def _tokens(parts: Iterable[bytes]) -> list[msgspec.Raw]:
     content: list[msgspec.Raw] = []
     for part in parts:
         content.extend(msgspec.json.decode(part, type=_ChatContent).content or ())
-    return _encode({"content": content, "refusal": None})
+    return content
 
 
 def as_completion(parts: Iterable[bytes], *, offset: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from chorus_proto.dialects.fields import Refused, Unchecked, as_object, join_path, read_fields
+from chorus_proto.dialects.openai_tools import read_calls
 from chorus_proto.dialects.strict_json import JsonObject, JsonValue
 from chorus_proto.errors import InvalidRequest, UnsupportedParameter
 from chorus_proto.generation import Message
@@ -12,10 +13,8 @@ from chorus_proto.generation import Message
 MAX_MESSAGES = 2048
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _NOT_TEXT = frozenset({"image_url", "input_audio", "file", "image", "video_url", "audio_url"})
-_NO_TOOLS = Refused(harmless=(None, []), fix="Tool calls cannot be honoured yet.")
 _REFUSED = {
-    "tool_calls": _NO_TOOLS,
-    "function_call": Refused(harmless=(None,), fix="Tool calls cannot be honoured yet."),
+    "function_call": Refused(harmless=(None,), fix="Use 'tool_calls'."),
     "audio": Refused(harmless=(None,), fix="Only text can be honoured."),
 }
 
@@ -27,6 +26,7 @@ class _Turn(msgspec.Struct):
     content: Unchecked = None
     name: str | None = None
     tool_call_id: str | None = None
+    tool_calls: Unchecked = None
     refusal: str | None = None
     annotations: Unchecked = None
     reasoning_content: Unchecked = None
@@ -55,7 +55,25 @@ def _message(value: JsonValue, at: str) -> Message:
     role = _ROLES.get(turn.role)
     if role is None:
         raise InvalidRequest(f"Invalid '{at}.role': expected one of {', '.join(_ROLES)}.", param=f"{at}.role")
-    return Message(role=role, content=_content(turn, join_path(at, "content")), name=turn.name)
+    if turn.tool_calls and role != "assistant":
+        raise InvalidRequest(f"'{at}.tool_calls' may only stand in an assistant's turn.", param=f"{at}.tool_calls")
+    return Message(
+        role=role,
+        content=_content(turn, join_path(at, "content")),
+        name=turn.name,
+        tool_calls=read_calls(turn.tool_calls, f"{at}.tool_calls"),
+        tool_call_id=turn.tool_call_id if role == "tool" else None,
+    )
+
+
+def instructed(messages: tuple[Message, ...], instructions: str | None) -> tuple[Message, ...]:
+    """With the developer's instructions after the system prompt, in the one leading turn that chat templates know."""
+    if not instructions:
+        return messages
+    if messages and messages[0].role == "system":
+        first = Message(role="system", content=f"{messages[0].content}\n\n{instructions}")
+        return (first, *messages[1:])
+    return (Message(role="system", content=instructions), *messages)
 
 
 def _content(turn: _Turn, at: str) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from chorus_proto.cluster import Ask
 from chorus_proto.dialects.fields import ModelText, Temperature, Text, TokenLimit, TopP, read_fields
-from chorus_proto.dialects.openai_request import check_model_name, tokens_estimate
+from chorus_proto.dialects.parsed import check_model_name, tokens_estimate
 from chorus_proto.dialects.strict_json import load_object
 from chorus_proto.generation import Generation, Message
 from chorus_proto.ids import RequestId
@@ -41,7 +41,7 @@ class _Query(msgspec.Struct):
     stream: bool | None = None
 
 
-def parse_query(raw: bytes, *, request_id: RequestId, within_s: float) -> ParsedQuery:
+def parse_query(raw: bytes, *, request_id: RequestId, within_s: float, user: str = "", key_id: str = "") -> ParsedQuery:
     """A body of POST /query; `within_s` is the longest time one may ask for, and the default.
 
     Raises InvalidJson, InvalidRequest or UnknownParameter; `param` names the field.
@@ -56,6 +56,8 @@ def parse_query(raw: bytes, *, request_id: RequestId, within_s: float) -> Parsed
         temperature=fields.temperature,
         top_p=fields.top_p,
         seed=fields.seed,
+        # Nodes' answers are compared, and thoughts are not part of them.
+        separate_thinking=True,
     )
     ask = Ask(
         request_id=request_id,
@@ -67,5 +69,11 @@ def parse_query(raw: bytes, *, request_id: RequestId, within_s: float) -> Parsed
         nodes=tuple(fields.nodes or ()),
         max_tokens=fields.max_tokens,
         quorum=fields.quorum,
+        user=user,
+        key_id=key_id,
     )
     return ParsedQuery(fields.prompt, bool(fields.stream), ask)
+
+
+QUERY_FIELDS: type[msgspec.Struct] = _Query
+"""For the description of the API: it is made of what checks the requests."""

@@ -30,14 +30,14 @@ _LONGEST_INT = 20
 _LONGEST_FLOAT = 400
 
 
-def load_object(raw: bytes, *, int64_names: Collection[str] = ()) -> JsonObject:
-    """The JSON object in `raw`.
+def load_object(raw: bytes, *, int64_names: Collection[str] = (), most_nodes: int = MAX_NODES) -> JsonObject:
+    """The JSON object in `raw`, of at most so many values.
 
     Integers lie within ±2^53, except those right under a name of `int64_names`, which may use 64 bits.
     Raises InvalidJson, whose message says what is wrong and where.
     """
     text = _text(raw)
-    _check_size(raw)
+    _check_size(raw, most_nodes)
     reader = _Reader()
     try:
         value = cast(
@@ -76,10 +76,10 @@ def _text(raw: bytes) -> str:
         raise InvalidJson(f"The body is not valid UTF-8 at byte {error.start}.") from None
 
 
-def _check_size(raw: bytes) -> None:
+def _check_size(raw: bytes, most_nodes: int) -> None:
     """Refuse depth and number of values before anything is built. The cheap counts settle nearly every body."""
     opened = raw.count(b"[") + raw.count(b"{")
-    if opened <= MAX_DEPTH and opened + raw.count(b",") < MAX_NODES:
+    if opened <= MAX_DEPTH and opened + raw.count(b",") < most_nodes:
         return
     depth = nodes = strings = 0
     for token in _structure(raw):
@@ -94,9 +94,9 @@ def _check_size(raw: bytes) -> None:
             strings += 1
         if depth > MAX_DEPTH:
             raise InvalidJson(f"The body is nested deeper than {MAX_DEPTH} levels.")
-        if nodes >= MAX_NODES:
-            raise InvalidJson(f"The body holds more than {MAX_NODES} values.")
-        if depth < 0 or strings > 2 * MAX_NODES + 2:
+        if nodes >= most_nodes:
+            raise InvalidJson(f"The body holds more than {most_nodes} values.")
+        if depth < 0 or strings > 2 * most_nodes + 2:
             return  # not JSON; the parser says where
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from chorus_proto.catalogue import closest
 from chorus_proto.clock import Clock, SystemClock
 from chorus_proto.cluster import Ask, AskFinished, Cluster, MemberAnswer, MemberDelta, MemberStarted
-from chorus_proto.dialects.openai_request import tokens_estimate
+from chorus_proto.dialects.parsed import tokens_estimate
 from chorus_proto.errors import ClusterError
 from chorus_proto.generation import Generation, Message
 from chorus_proto.ids import new_request_id

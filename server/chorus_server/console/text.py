@@ -49,7 +49,9 @@ def node_lines(state: ClusterState) -> list[str]:
     if not state.nodes:
         return [NO_NODES]
     rows = [_node_row(node) for node in state.nodes]
-    return table(("NODE", "STATE", "SCORE", "MODEL", "REPLICA", "BUSY", "TOK/S", "MEMORY FREE", "ADDRESS"), rows)
+    courtesies = [escaped(f"{node.name}: {node.courtesy.words}") for node in state.nodes if node.courtesy.words]
+    headings = ("NODE", "STATE", "SCORE", "MODEL", "REPLICA", "BUSY", "TOK/S", "MEMORY FREE", "ADDRESS")
+    return table(headings, rows) + courtesies
 
 
 def _node_row(node: Node) -> tuple[str, ...]:

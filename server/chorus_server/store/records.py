@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chorus_proto.ids import ModelName, NodeId
-from chorus_proto.values import EngineKind, Hardware
+from chorus_proto.values import EngineKind, Hardware, ModelFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,11 @@ class SavedNode:
     score: float
     first_seen_unix_s: float
     last_seen_unix_s: float
+    address: str = ""
+    mac_addresses: tuple[str, ...] = ()
+    models: tuple[ModelFile, ...] = ()
+    stopped: bool = False
+    """Its agent was ended on purpose when it was last here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,42 @@ MIGRATIONS: tuple[Sequence[str], ...] = (
         "ALTER TABLE measurement ADD COLUMN expected_bytes INTEGER",
         "ALTER TABLE measurement ADD COLUMN arithmetic TEXT NOT NULL DEFAULT ''",
     ),
+    (
+        "ALTER TABLE node ADD COLUMN address TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE node ADD COLUMN mac_addresses TEXT NOT NULL DEFAULT '[]'",  # JSON
+        "ALTER TABLE node ADD COLUMN models BLOB NOT NULL DEFAULT '[]'",  # JSON of chorus_proto.values.ModelFile
+        "ALTER TABLE node ADD COLUMN stopped INTEGER NOT NULL DEFAULT 0",
+    ),
+    (
+        """CREATE TABLE api_key (
+            key_id TEXT PRIMARY KEY,
+            digest BLOB NOT NULL, -- SHA-256 of the secret
+            name TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            scopes TEXT NOT NULL, -- JSON
+            created_unix_s REAL NOT NULL,
+            expires_unix_s REAL,
+            last_used_unix_s REAL,
+            revoked_unix_s REAL,
+            requests_per_minute INTEGER,
+            parallel INTEGER,
+            tokens_per_day INTEGER,
+            trusted INTEGER NOT NULL,
+            spent_day INTEGER NOT NULL DEFAULT 0, -- days since 1970, UTC
+            spent_tokens INTEGER NOT NULL DEFAULT 0 -- on that day
+        ) WITHOUT ROWID""",
+        """CREATE TABLE backend (
+            name TEXT PRIMARY KEY,
+            node_id TEXT NOT NULL,
+            url TEXT NOT NULL,
+            models TEXT NOT NULL, -- JSON
+            model_type TEXT NOT NULL,
+            slots INTEGER,
+            api_key TEXT NOT NULL, -- the backend's own
+            created_unix_s REAL NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE TABLE model_alias (name TEXT PRIMARY KEY, model TEXT NOT NULL) WITHOUT ROWID",
+    ),
 )
 
 

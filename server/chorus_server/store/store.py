@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from chorus_proto.ids import ModelName, NodeId
-from chorus_proto.values import EngineKind, Hardware
+from chorus_proto.values import EngineKind, Hardware, ModelFile
+from chorus_server.store.aliases import AliasTable
+from chorus_server.store.backends import BackendTable
+from chorus_server.store.keys import KeyTable
 from chorus_server.store.records import Measurement, Opened, SavedNode
 from chorus_server.store.schema import open_database
 from chorus_server.store.writer import Writer
@@ -26,6 +30,9 @@ class Store:
     def __init__(self, writer: Writer, opened: Opened) -> None:
         self._writer = writer
         self.opened = opened
+        self.keys = KeyTable(writer)
+        self.backends = BackendTable(writer)
+        self.aliases = AliasTable(writer)
 
     @classmethod
     def open(cls, path: Path, *, busy_s: float = BUSY_S) -> Store:
@@ -43,16 +50,30 @@ class Store:
         self._writer.close()
 
     async def save_node(
-        self, *, node_id: NodeId, name: str, client_id: str, hardware: Hardware, score: float, seen_unix_s: float
+        self,
+        *,
+        node_id: NodeId,
+        name: str,
+        client_id: str,
+        hardware: Hardware,
+        score: float,
+        seen_unix_s: float,
+        address: str = "",
+        mac_addresses: Sequence[str] = (),
+        models: Sequence[ModelFile] = (),
+        stopped: bool = False,
     ) -> None:
         """Add the node or overwrite all but the time it was first seen."""
-        row = (node_id, name, client_id, msgspec.json.encode(hardware), score, seen_unix_s, seen_unix_s)
+        told = (msgspec.json.encode(hardware), score, seen_unix_s, seen_unix_s)
+        away = (address, msgspec.json.encode(mac_addresses).decode(), msgspec.json.encode(models), int(stopped))
+        row = (node_id, name, client_id, *told, *away)
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(
                 f"{_insert('node', SavedNode)} ON CONFLICT (node_id) DO UPDATE SET name = excluded.name,"
                 " client_id = excluded.client_id, hardware = excluded.hardware, score = excluded.score,"
-                " last_seen_unix_s = excluded.last_seen_unix_s",
+                " last_seen_unix_s = excluded.last_seen_unix_s, address = excluded.address,"
+                " mac_addresses = excluded.mac_addresses, models = excluded.models, stopped = excluded.stopped",
                 row,
             )
 
@@ -62,24 +83,15 @@ class Store:
         """Every node ever seen, in the order of their ids."""
         rows = await self._writer.do(lambda c: c.execute(f"{_select('node', SavedNode)} ORDER BY node_id").fetchall())
         nodes: list[SavedNode] = []
-        for node_id, name, client_id, hardware, score, first_seen_unix_s, last_seen_unix_s in rows:
+        for row in rows:
+            saved = dict(zip(_columns(SavedNode), row, strict=True))
             try:
-                known = msgspec.json.decode(hardware, type=Hardware)
+                for name in ("hardware", "mac_addresses", "models"):
+                    saved[name] = msgspec.json.decode(saved[name])
+                nodes.append(msgspec.convert(saved | {"stopped": bool(saved["stopped"])}, SavedNode))
             except msgspec.MsgspecError as error:
-                # Costs nothing but history: the node tells its hardware again when it joins.
-                log.warning("forgot node %s: its saved hardware cannot be read: %s", node_id, error)
-                continue
-            nodes.append(
-                SavedNode(
-                    node_id=NodeId(node_id),
-                    name=name,
-                    client_id=client_id,
-                    hardware=known,
-                    score=score,
-                    first_seen_unix_s=first_seen_unix_s,
-                    last_seen_unix_s=last_seen_unix_s,
-                )
-            )
+                # Costs nothing but history: the node tells it all again when it joins.
+                log.warning("forgot node %s: what was saved of it cannot be read: %s", saved["node_id"], error)
         return nodes
 
     async def save_assignment(self, node_id: NodeId, model: ModelName | None, reason: str) -> None:

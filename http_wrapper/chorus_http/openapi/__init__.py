@@ -1,0 +1,1 @@
+"""What this server takes and gives, as one OpenAPI document."""

@@ -1,0 +1,247 @@
+"""Every route and what it takes and gives. A test walks the routes: none may be missing here, none be left over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from chorus_http.model_status import ModelStatus
+from chorus_http.openapi import answers
+from chorus_http.routes.backends import RegisterRequest, UnregisterRequest
+from chorus_http.routes.execute import ClusterStatus
+from chorus_http.routes.llama_router import Done, RouterModels, RouterRequest
+from chorus_http.routes.model import LoadRequest, ModelList, OrderReply, UnloadRequest
+from chorus_http.routes.ollama import ShowRequest
+from chorus_http.routes.ollama_models import CopyRequest, NamedRequest, PullRequest
+from chorus_http.tasks import TaskResult
+from chorus_proto.dialects import (
+    anthropic_request,
+    embeddings_request,
+    ollama_embed_request,
+    ollama_request,
+    openai_request,
+    query_request,
+    responses_request,
+)
+from chorus_proto.dialects.chorus_fields import ChorusFields
+from chorus_proto.dialects.task_request import TaskRequest
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+LINES = "application/x-ndjson"
+TEXT = "text/plain"
+HTML = "text/html"
+NOTHING = ""
+"""An answer without a body."""
+
+Kind = type[msgspec.Struct]
+
+REQUESTS: Mapping[str, Kind] = {
+    "ChatCompletionRequest": openai_request.CHAT_FIELDS,
+    "CompletionRequest": openai_request.COMPLETION_FIELDS,
+    "MessagesRequest": anthropic_request.MESSAGES_FIELDS,
+    "CountRequest": anthropic_request.COUNT_FIELDS,
+    "OllamaChatRequest": ollama_request.CHAT_FIELDS,
+    "OllamaGenerateRequest": ollama_request.GENERATE_FIELDS,
+    "OllamaOptions": ollama_request.OPTIONS_FIELDS,
+    "QueryRequest": query_request.QUERY_FIELDS,
+    "TaskRequest": TaskRequest,
+    "LoadRequest": LoadRequest,
+    "UnloadRequest": UnloadRequest,
+    "ShowRequest": ShowRequest,
+    "PullRequest": PullRequest,
+    "NamedRequest": NamedRequest,
+    "CopyRequest": CopyRequest,
+    "RouterRequest": RouterRequest,
+    "ChorusFields": ChorusFields,
+    "EmbeddingsRequest": embeddings_request.EMBEDDINGS_FIELDS,
+    "RerankRequest": embeddings_request.RERANK_FIELDS,
+    "OllamaEmbedRequest": ollama_embed_request.EMBED_FIELDS,
+    "OllamaEmbeddingsRequest": ollama_embed_request.EMBEDDINGS_FIELDS,
+    "ResponsesRequest": responses_request.RESPONSES_FIELDS,
+    "RegisterRequest": RegisterRequest,
+    "UnregisterRequest": UnregisterRequest,
+}
+"""What checks a request, by its name in the document. Fields beyond these are refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """One operation. `answer` is the JSON of a 2xx (several: one of them), `also` the other types that may come."""
+
+    summary: str
+    tag: str
+    request: tuple[str, ...] = ()
+    """Names in `REQUESTS`, of which the body is one."""
+    body_optional: bool = False
+    answer: tuple[Kind, ...] = ()
+    status: int = 200
+    also: tuple[str, ...] = ()
+    query: tuple[tuple[str, str], ...] = ()
+    """Name and JSON type of each query parameter; none is required."""
+    refused: Kind = answers.OpenAIError
+    errors: tuple[int, ...] = ()
+    """Statuses beside those that any route may have."""
+
+
+def _openai(summary: str, request: str | None = None, *answer: Kind, also: tuple[str, ...] = ()) -> Told:
+    return Told(summary=summary, tag="OpenAI", request=(request,) if request else (), answer=answer, also=also)
+
+
+def _ollama(summary: str, request: str | None = None, *answer: Kind, also: tuple[str, ...] = ()) -> Told:
+    return Told(
+        summary=summary,
+        tag="Ollama",
+        request=(request,) if request else (),
+        answer=answer,
+        also=also,
+        refused=answers.OllamaError,
+    )
+
+
+def _anthropic(summary: str, request: str, *answer: Kind, also: tuple[str, ...] = ()) -> Told:
+    return Told(
+        summary=summary,
+        tag="Anthropic",
+        request=(request,) if request else (),
+        answer=answer,
+        also=also,
+        refused=answers.AnthropicError,
+    )
+
+
+OPERATIONS: Mapping[str, Told] = {
+    "GET /": Told(summary="What this is, and its routes", tag="Cluster", answer=(answers.Description,), also=(TEXT,)),
+    "GET /health": Told(summary="Is this process alive", tag="Cluster", answer=(answers.HealthAnswer,)),
+    "GET /readyz": Told(
+        summary="Can a model answer; 503 with the reason when none can",
+        tag="Cluster",
+        answer=(answers.Readiness,),
+    ),
+    "GET /status": Told(summary="Every PC with its score and models", tag="Cluster", answer=(answers.StatusAnswer,)),
+    "GET /metrics": Told(summary="Prometheus metrics", tag="Cluster", also=(TEXT,)),
+    "POST /reassign": Told(summary="Place the models anew", tag="Cluster", answer=(answers.Reassigned,)),
+    "POST /query": Told(
+        summary="Ask several PCs at once",
+        tag="Cluster",
+        request=("QueryRequest",),
+        answer=(answers.QueryAnswer,),
+        also=(EVENTS,),
+    ),
+    "POST /v1/execute": Told(
+        summary="Run one task, on the largest loaded model when none is named",
+        tag="Cluster",
+        request=("TaskRequest",),
+        answer=(TaskResult,),
+        also=(EVENTS,),
+    ),
+    "GET /v1/status": Told(
+        summary="Health, model states, queue depths and metrics", tag="Cluster", answer=(ClusterStatus,)
+    ),
+    "GET /queue/status": Told(summary="Who waits and who runs", tag="Cluster", answer=(answers.Queue,)),
+    "POST /route/explain": Told(
+        summary="Where this request would go, and why",
+        tag="Cluster",
+        request=("ChatCompletionRequest", "CompletionRequest"),
+        answer=(answers.Explained,),
+    ),
+    "GET /backends": Told(summary="Servers without an agent", tag="Cluster", answer=(answers.Backends,)),
+    "POST /backends/register": Told(
+        summary="Take a server that speaks OpenAI's API as a node",
+        tag="Cluster",
+        request=("RegisterRequest",),
+        answer=(answers.BackendChanged,),
+    ),
+    "POST /backends/unregister": Told(
+        summary="Forget such a server", tag="Cluster", request=("UnregisterRequest",), answer=(answers.BackendChanged,)
+    ),
+    "GET /openapi.json": Told(summary="This document", tag="Cluster", also=(JSON,)),
+    "GET /docs": Told(summary="This document, for people", tag="Cluster", also=(HTML,)),
+    "POST /v1/chat/completions": _openai("Chat", "ChatCompletionRequest", answers.ChatCompletion, also=(EVENTS,)),
+    "POST /v1/completions": _openai("Complete a text", "CompletionRequest", answers.Completion, also=(EVENTS,)),
+    "POST /v1/embeddings": _openai("Texts as vectors", "EmbeddingsRequest", answers.Embeddings),
+    "POST /v1/rerank": _openai("Documents by their nearness to a query", "RerankRequest", answers.Ranked),
+    "POST /v1/responses": _openai("Responses", "ResponsesRequest", answers.OpenAIResponse, also=(EVENTS,)),
+    "GET /v1/responses/<response_id>": _openai("A kept response", None, answers.OpenAIResponse, also=(EVENTS,)),
+    "DELETE /v1/responses/<response_id>": _openai("Forget a response", None, answers.ResponseDeleted),
+    "POST /v1/responses/<response_id>/cancel": _openai("End a response", None, answers.OpenAIResponse),
+    "GET /v1/models": _openai("Models that can answer now", None, answers.OpenAIModels),
+    "GET /v1/models/<path:name>": _openai("One model", None, answers.OpenAIModel),
+    "POST /v1/messages": _anthropic("Messages", "MessagesRequest", answers.AnthropicMessage, also=(EVENTS,)),
+    "POST /v1/messages/count_tokens": _anthropic("Count a prompt's tokens", "CountRequest", answers.AnthropicCount),
+    "POST /api/chat": _ollama("Chat", "OllamaChatRequest", answers.OllamaChat, also=(LINES,)),
+    "POST /api/generate": _ollama(
+        "Answer a prompt; without one, load or free the model",
+        "OllamaGenerateRequest",
+        answers.OllamaGenerated,
+        also=(LINES,),
+    ),
+    "POST /api/show": _ollama("What a model is", "ShowRequest", answers.OllamaShown),
+    "GET /api/tags": _ollama("Every model", None, answers.OllamaTags),
+    "GET /api/ps": _ollama("Loaded models", None, answers.OllamaPs),
+    "GET /api/version": _ollama("The version of Ollama's API", None, answers.OllamaVersion),
+    "POST /api/embed": _ollama("Texts as vectors", "OllamaEmbedRequest", answers.OllamaEmbedded),
+    "POST /api/embeddings": _ollama("One text as a vector", "OllamaEmbeddingsRequest", answers.OllamaVector),
+    "POST /api/pull": _ollama("Bring a model onto a PC", "PullRequest", answers.OllamaPulled, also=(LINES,)),
+    "DELETE /api/delete": _ollama("Delete a model that came by a pull or copy", "NamedRequest", also=(NOTHING,)),
+    "POST /api/copy": _ollama("Give a model a further name", "CopyRequest", also=(NOTHING,)),
+    "POST /api/create": _ollama("Refused: models are made elsewhere"),
+    "POST /api/push": _ollama("Refused: no model leaves the cluster"),
+    "GET /api/blobs/<digest>": _ollama("Always 404: blobs are not kept"),
+    "POST /api/blobs/<digest>": _ollama("Always 404: blobs are not taken"),
+    "POST /api/model/load": Told(
+        summary="Begin to load a model; answers at once",
+        tag="Models",
+        request=("LoadRequest",),
+        answer=(OrderReply,),
+        status=202,
+        also=(EVENTS,),
+        refused=answers.OllamaError,
+    ),
+    "GET /api/model/status": Told(
+        summary="How far a model is, or all of them",
+        tag="Models",
+        answer=(ModelStatus, ModelList),
+        also=(EVENTS,),
+        query=(("model", "string"), ("stream", "boolean")),
+        refused=answers.OllamaError,
+    ),
+    "POST /api/model/generate": Told(
+        summary="A text by a model, the largest loaded one when none is named",
+        tag="Models",
+        request=("TaskRequest",),
+        answer=(TaskResult,),
+        also=(EVENTS,),
+        refused=answers.OllamaError,
+    ),
+    "POST /api/model/unload": Told(
+        summary="Begin to free a model",
+        tag="Models",
+        request=("UnloadRequest",),
+        body_optional=True,
+        answer=(OrderReply,),
+        status=202,
+        refused=answers.OllamaError,
+    ),
+    "GET /models": Told(summary="Every model and whether it is loaded", tag="llama.cpp", answer=(RouterModels,)),
+    "POST /models": Told(
+        summary="Begin to bring a model onto a PC", tag="llama.cpp", request=("RouterRequest",), answer=(Done,)
+    ),
+    "DELETE /models": Told(
+        summary="Delete a model that came by a pull or copy",
+        tag="llama.cpp",
+        answer=(Done,),
+        query=(("model", "string"),),
+    ),
+    "POST /models/load": Told(
+        summary="Begin to load a model", tag="llama.cpp", request=("RouterRequest",), answer=(Done,)
+    ),
+    "POST /models/unload": Told(
+        summary="Begin to free a model", tag="llama.cpp", request=("RouterRequest",), answer=(Done,)
+    ),
+    "GET /models/sse": Told(summary="What changes, as it does", tag="llama.cpp", also=(EVENTS,)),
+    "GET /props": Told(summary="That this is a router", tag="llama.cpp", answer=(answers.RouterProps,)),
+}
+"""`METHOD rule`, as in `rights.py`. HEAD goes with GET."""

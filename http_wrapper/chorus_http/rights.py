@@ -1,0 +1,83 @@
+"""Who may use which route: the one table. A route that is not in it is refused to everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from chorus_proto.keys import Scope
+
+Right = frozenset[Scope]
+"""Scopes of which a key needs one. Scope.ADMIN holds them all."""
+
+PUBLIC: Right | None = None
+"""No key is asked for."""
+ANY_KEY: Right = frozenset(Scope)
+ASK: Right = frozenset({Scope.INFER})
+LOOK: Right = frozenset({Scope.INFER, Scope.CHAT, Scope.RAG})
+WATCH: Right = frozenset({Scope.METRICS})
+RULE: Right = frozenset({Scope.ADMIN})
+
+RIGHTS: Mapping[str, Right | None] = {
+    "GET /": ANY_KEY,
+    "GET /health": PUBLIC,
+    "GET /readyz": PUBLIC,
+    "GET /status": WATCH,
+    "GET /metrics": WATCH,
+    "POST /reassign": RULE,
+    "GET /backends": RULE,
+    "POST /backends/register": RULE,
+    "POST /backends/unregister": RULE,
+    "GET /queue/status": WATCH,
+    "POST /route/explain": ASK,
+    "POST /query": ASK,
+    "POST /v1/chat/completions": ASK,
+    "POST /v1/completions": ASK,
+    "POST /v1/embeddings": ASK,
+    "POST /v1/rerank": ASK,
+    "POST /v1/responses": ASK,
+    "GET /v1/responses/<response_id>": ASK,
+    "DELETE /v1/responses/<response_id>": ASK,
+    "POST /v1/responses/<response_id>/cancel": ASK,
+    "POST /v1/messages": ASK,
+    "POST /v1/messages/count_tokens": ASK,
+    "GET /v1/models": LOOK,
+    "GET /v1/models/<path:name>": LOOK,
+    "POST /api/chat": ASK,
+    "POST /api/generate": ASK,
+    "POST /api/embed": ASK,
+    "POST /api/embeddings": ASK,
+    "POST /api/show": LOOK,
+    "GET /api/tags": LOOK,
+    "GET /api/ps": LOOK,
+    "GET /api/version": LOOK,
+    "POST /api/pull": RULE,
+    "DELETE /api/delete": RULE,
+    "POST /api/copy": RULE,
+    "POST /api/push": RULE,
+    "POST /api/create": RULE,
+    "GET /api/blobs/<digest>": RULE,
+    "POST /api/blobs/<digest>": RULE,
+    "POST /api/model/load": ASK,
+    "GET /api/model/status": LOOK,
+    "POST /api/model/generate": ASK,
+    "POST /api/model/unload": ASK,
+    "GET /models": LOOK,
+    "POST /models": RULE,
+    "DELETE /models": RULE,
+    "POST /models/load": ASK,
+    "POST /models/unload": ASK,
+    "GET /models/sse": LOOK,
+    "GET /props": LOOK,
+    "POST /v1/execute": ASK,
+    "GET /v1/status": WATCH,
+    "GET /openapi.json": LOOK,
+    "GET /docs": PUBLIC,
+}
+"""`METHOD rule`, the rule as the route is registered. HEAD goes with GET; OPTIONS needs any key."""
+
+
+def right_of(method: str, rule: str) -> Right | None:
+    """Raises KeyError for a route without an entry."""
+    if method == "OPTIONS":
+        return ANY_KEY
+    return RIGHTS[f"{'GET' if method == 'HEAD' else method} {rule}"]

@@ -1,0 +1,28 @@
+"""Anthropic's Messages API, for the clients that people already have."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response
+
+from chorus_http.body import json_body
+from chorus_http.calls import Caller
+from chorus_http.exchange import current_exchange
+from chorus_http.replies import json_reply
+from chorus_proto.dialects.anthropic_request import parse_count, parse_messages
+
+
+def anthropic_routes(caller: Caller) -> Blueprint:
+    routes = Blueprint("anthropic", __name__)
+
+    async def messages() -> Response:
+        return await caller.answer(parse_messages(await json_body()), current_exchange())
+
+    async def count_tokens() -> Response:
+        counted = await caller.whole(parse_count(await json_body()), current_exchange())
+        response = json_reply({"input_tokens": counted.usage.prompt_tokens})
+        response.headers.update(counted.headers)
+        return response
+
+    routes.add_url_rule("/v1/messages", "messages", messages, methods=["POST"])
+    routes.add_url_rule("/v1/messages/count_tokens", "count_tokens", count_tokens, methods=["POST"])
+    return routes

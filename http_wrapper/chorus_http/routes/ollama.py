@@ -1,0 +1,93 @@
+"""Ollama's API (its docs/api.md), for the clients that people already have."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from quart import Blueprint, Response
+
+from chorus_http.body import json_body
+from chorus_http.calls import Caller
+from chorus_http.exchange import current_exchange
+from chorus_http.model_control import ModelControl
+from chorus_http.ollama_shapes import running, show, tags
+from chorus_http.replies import encoded, json_reply
+from chorus_http.routes.ollama_models import named
+from chorus_http.state import StateReader
+from chorus_proto.clock import Clock
+from chorus_proto.dialects.fields import ModelText, Refused, read_fields
+from chorus_proto.dialects.ollama_answer import instant, tagged
+from chorus_proto.dialects.ollama_request import OllamaRequest, parse_chat, parse_generate
+from chorus_proto.dialects.strict_json import load_object
+from chorus_proto.values import Dialect
+
+COMPATIBLE_VERSION = "0.35.0"
+"""Of Ollama, which clients compare; a plain triple, because Open WebUI takes each part for a number."""
+
+
+class ShowRequest(msgspec.Struct):
+    """`name` is what older clients call `model`."""
+
+    model: ModelText | None = None
+    name: ModelText | None = None
+    verbose: bool | None = None
+
+
+def ollama_routes(caller: Caller, control: ModelControl, states: StateReader, clock: Clock) -> Blueprint:
+    routes = Blueprint("ollama", __name__)
+    # Ollama tells when a model's file was written; a cluster only knows since when it could have served it.
+    modified_unix_s = clock.unix_s()
+
+    async def answered(asked: OllamaRequest) -> Response:
+        if asked.generation is None:
+            return await _loaded_or_freed(asked, control)
+        return await caller.answer(asked.generation, current_exchange(), keep_alive_s=asked.keep_alive_s)
+
+    async def chat() -> Response:
+        return await answered(parse_chat(await json_body(from_curl=True)))
+
+    async def generate() -> Response:
+        return await answered(parse_generate(await json_body(from_curl=True)))
+
+    async def listed() -> Response:
+        return json_reply({"models": tags(await states.state(), modified_unix_s)})
+
+    async def processes() -> Response:
+        return json_reply({"models": running(await states.state(), clock.unix_s())})
+
+    async def shown() -> Response:
+        refused = {name: Refused(harmless=(None, "", {})) for name in ("system", "template", "options")}
+        asked = read_fields(load_object(await json_body(from_curl=True)), ShowRequest, refused=refused)
+        return json_reply(show(await states.state(), named(asked.model, asked.name), modified_unix_s))
+
+    async def version() -> Response:
+        return json_reply({"version": COMPATIBLE_VERSION})
+
+    for path, view in (("chat", chat), ("generate", generate), ("show", shown)):
+        routes.add_url_rule(f"/api/{path}", path, view, methods=["POST"])
+    for path, view in (("tags", listed), ("ps", processes), ("version", version)):
+        routes.add_url_rule(f"/api/{path}", path, view, methods=["GET"])
+    return routes
+
+
+async def _loaded_or_freed(asked: OllamaRequest, control: ModelControl) -> Response:
+    """A request without a prompt. Ollama answers when the model is loaded, so this does."""
+    began_s = time.monotonic()
+    if asked.keep_alive_s == 0:
+        await control.unload(asked.model)
+        reason = "unload"
+    else:
+        await control.until_loaded(await control.load(asked.model, keep_alive_s=asked.keep_alive_s))
+        reason = "load"
+    body: dict[str, object] = {"model": tagged(asked.model), "created_at": instant(time.time())}
+    if asked.dialect is Dialect.OLLAMA_CHAT:
+        body["message"] = {"role": "assistant", "content": ""}
+    else:
+        body["response"] = ""
+    body |= {"done": True, "done_reason": reason}
+    if reason == "load":
+        body["load_duration"] = round((time.monotonic() - began_s) * 1e9)
+    if asked.stream:
+        return Response(encoded(body) + b"\n", content_type="application/x-ndjson")
+    return json_reply(body)
