@@ -10,6 +10,9 @@ from quart_cors import cors  # pyright: ignore[reportUnknownVariableType]  # its
 
 from chorus_http.asgi import AsgiApp, Scope
 from chorus_http.calls import Caller
+from chorus_http.chats.asking import asking
+from chorus_http.chats.conversations import Conversations
+from chorus_http.chats.store import ChatStore
 from chorus_http.embedder import Embedder
 from chorus_http.errors import install_error_handlers
 from chorus_http.exchange import ExchangeMiddleware, current_exchange
@@ -19,6 +22,7 @@ from chorus_http.metrics import HttpMetrics
 from chorus_http.model_control import ModelControl
 from chorus_http.routes.anthropic import anthropic_routes
 from chorus_http.routes.backends import backend_routes
+from chorus_http.routes.chat import chat_routes
 from chorus_http.routes.documentation import documentation_routes
 from chorus_http.routes.embeddings import embeddings_routes
 from chorus_http.routes.execute import execute_routes
@@ -38,8 +42,11 @@ from chorus_proto.clock import Clock
 from chorus_proto.cluster import Cluster
 
 
-def create_app(cluster: Cluster, settings: HttpSettings, clock: Clock) -> Quart:
-    """An ASGI app that owns nothing beyond its requests; `listen.serving` puts it on a port."""
+def create_app(cluster: Cluster, settings: HttpSettings, clock: Clock, *, chats: ChatStore | None = None) -> Quart:
+    """An ASGI app that owns nothing beyond its requests; `listen.serving` puts it on a port.
+
+    `chats` is closed by who opened it; None: no chat sessions here.
+    """
     app = Quart("chorus_http", static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.body_limit_bytes
     app.config["BODY_TIMEOUT"] = settings.body_within_s
@@ -72,6 +79,9 @@ def create_app(cluster: Cluster, settings: HttpSettings, clock: Clock) -> Quart:
     app.register_blueprint(query_routes(cluster, settings, metrics))
     app.register_blueprint(status_routes(cluster, states, metrics))
     app.register_blueprint(documentation_routes())
+    if chats is not None:
+        conversations = Conversations(chats, asking(cluster), states, clock)
+        app.register_blueprint(chat_routes(conversations, settings, metrics, clock))
     install_error_handlers(app)
 
     async def begin() -> None:

@@ -215,7 +215,7 @@ class GrpcCluster:
                         stream.ended(frame.call_id)
                         yield reply
                         return
-                    read_bytes += len(reply.output.payload) + len(reply.member_delta.text)
+                    read_bytes += len(reply.output.payload) + len(reply.member_delta.text) + len(reply.ask_delta.text)
                     yield reply
                 self._credit(stream, frame.call_id, receipts.read(read_bytes))
         finally:

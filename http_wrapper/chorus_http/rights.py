@@ -13,6 +13,7 @@ PUBLIC: Right | None = None
 """No key is asked for."""
 ANY_KEY: Right = frozenset(Scope)
 ASK: Right = frozenset({Scope.INFER})
+TALK: Right = frozenset({Scope.CHAT})
 LOOK: Right = frozenset({Scope.INFER, Scope.CHAT, Scope.RAG})
 WATCH: Right = frozenset({Scope.METRICS})
 RULE: Right = frozenset({Scope.ADMIN})
@@ -72,6 +73,22 @@ RIGHTS: Mapping[str, Right | None] = {
     "GET /v1/status": WATCH,
     "GET /openapi.json": LOOK,
     "GET /docs": PUBLIC,
+    "GET /chat/sessions": TALK,
+    "POST /chat/sessions": TALK,
+    "POST /chat/sessions/import": TALK,
+    "GET /chat/search": TALK,
+    "GET /chat/events": TALK,
+    "GET /chat/sessions/<session_id>": TALK,
+    "PATCH /chat/sessions/<session_id>": TALK,
+    "DELETE /chat/sessions/<session_id>": TALK,
+    "PUT /chat/sessions/<session_id>/title": TALK,
+    "POST /chat/sessions/<session_id>/title": TALK,
+    "PUT /chat/sessions/<session_id>/head": TALK,
+    "POST /chat/sessions/<session_id>/messages": TALK,
+    "POST /chat/sessions/<session_id>/messages/<message_id>/regenerate": TALK,
+    "POST /chat/sessions/<session_id>/stop": TALK,
+    "GET /chat/sessions/<session_id>/events": TALK,
+    "GET /chat/sessions/<session_id>/export": TALK,
 }
 """`METHOD rule`, the rule as the route is registered. HEAD goes with GET; OPTIONS needs any key."""
 

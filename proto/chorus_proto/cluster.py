@@ -109,7 +109,10 @@ CallEvent: TypeAlias = CallWaiting | CallStarted | CallOutput | CallFinished
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """One question to several nodes: `nodes` by id or name (empty: all), `model` narrows to its replicas."""
+    """One question to several nodes: `nodes` by id or name (empty: all), `model` narrows to its replicas.
+
+    With `council` set, that council's definition says who is asked and how, and those two and `strategy` nothing.
+    """
 
     request_id: RequestId
     generation: bytes
@@ -126,13 +129,17 @@ class Ask:
     key_id: str = ""
     """See `Call.key_id`."""
     priority: Priority = Priority.INTERACTIVE
+    council: ModelName | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberStarted:
+    """`member` tells the members of one question apart: a node may be asked several times."""
+
     node_id: NodeId
     node_name: str
     model: ModelName
+    member: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +148,7 @@ class MemberDelta:
 
     node_id: NodeId
     text: bytes
+    member: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +164,18 @@ class MemberAnswer:
     tokens_per_s: float | None = None
     finish_reason: str = ""
     error: ClusterError | None = None
+    member: int = 0
+    weight: float | None = None
+    """What its vote counted; known at the end, where votes were counted."""
+    agrees: bool | None = None
+    """It says the same as the aggregate; known at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskDelta:
+    """Some more of the one answer, UTF-8, possibly cut inside a character; all of them make `AskFinished.text`."""
+
+    text: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,9 +187,17 @@ class AskFinished:
     members: tuple[MemberAnswer, ...]
     seconds: float
     agreement: float
+    disagreement: float = 0.0
+    """Share of the votes, by weight, against the aggregate, 0-1."""
+    usage: Usage = field(default_factory=Usage)
+    """Of all who were asked, judges and writers too."""
+    spared: int = 0
+    """Members who were not asked because the outcome stood before their turn."""
+    note: str = ""
+    """What did not go as the council is defined, for people."""
 
 
-AskEvent: TypeAlias = MemberStarted | MemberDelta | MemberAnswer | AskFinished
+AskEvent: TypeAlias = MemberStarted | MemberDelta | MemberAnswer | AskDelta | AskFinished
 
 
 class Cluster(Protocol):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from chorus_proto import common_pb2, coordinator_pb2
 from chorus_proto.cluster import (
     Ask,
+    AskDelta,
+    AskEvent,
     AskFinished,
     Call,
     CallEvent,
@@ -113,6 +116,7 @@ def ask_message(ask: Ask, window_bytes: int) -> coordinator_pb2.Ask:
         user=ask.user,
         key_id=ask.key_id,
         priority=ask.priority,
+        council=ask.council or "",
     )
 
 
@@ -137,6 +141,7 @@ def of_ask(message: coordinator_pb2.Ask) -> Ask:
         user=message.user,
         key_id=message.key_id,
         priority=known_or(Priority, message.priority, Priority.INTERACTIVE),
+        council=ModelName(message.council) if message.council else None,
     )
 
 
@@ -202,6 +207,7 @@ def member_answer_message(member: MemberAnswer) -> coordinator_pb2.MemberAnswer:
         tokens_per_s=member.tokens_per_s,
         finish_reason=member.finish_reason,
         failure=None if member.error is None else failure_message(member.error),
+        member=member.member,
     )
 
 
@@ -216,6 +222,7 @@ def of_member_answer(message: coordinator_pb2.MemberAnswer) -> MemberAnswer:
         tokens_per_s=message.tokens_per_s if message.HasField("tokens_per_s") else None,
         finish_reason=message.finish_reason,
         error=of_failure(message.failure) if message.HasField("failure") else None,
+        member=message.member,
     )
 
 
@@ -225,31 +232,59 @@ def ask_finished_message(event: AskFinished) -> coordinator_pb2.AskFinished:
         text=event.text,
         seconds=event.seconds,
         agreement=event.agreement,
+        disagreement=event.disagreement,
+        usage=usage_message(event.usage),
+        spared=event.spared,
+        note=event.note,
+        verdicts=[
+            coordinator_pb2.MemberVerdict(member=member.member, weight=member.weight, agrees=member.agrees)
+            for member in event.members
+        ],
     )
 
 
-def of_ask_frame(
-    frame: coordinator_pb2.ReplyFrame, members: Iterable[MemberAnswer]
-) -> MemberStarted | MemberDelta | MemberAnswer | AskFinished | None:
+def _with_verdict(member: MemberAnswer, verdicts: Mapping[int, coordinator_pb2.MemberVerdict]) -> MemberAnswer:
+    verdict = verdicts.get(member.member)
+    if verdict is None:
+        return member
+    return replace(
+        member,
+        weight=verdict.weight if verdict.HasField("weight") else None,
+        agrees=verdict.agrees if verdict.HasField("agrees") else None,
+    )
+
+
+def of_ask_frame(frame: coordinator_pb2.ReplyFrame, members: Iterable[MemberAnswer]) -> AskEvent | None:
     """`members` have answered before. None for a kind of frame that a newer coordinator may send."""
     kind = frame.WhichOneof("kind")
     if kind == "member_delta":
-        return MemberDelta(NodeId(frame.member_delta.node_id), frame.member_delta.text)
+        delta = frame.member_delta
+        return MemberDelta(NodeId(delta.node_id), delta.text, delta.member)
+    if kind == "ask_delta":
+        return AskDelta(frame.ask_delta.text)
     if kind == "member_started":
         started = frame.member_started
         return MemberStarted(
-            node_id=NodeId(started.node_id), node_name=started.node_name, model=ModelName(started.model)
+            node_id=NodeId(started.node_id),
+            node_name=started.node_name,
+            model=ModelName(started.model),
+            member=started.member,
         )
     if kind == "member_answer":
         return of_member_answer(frame.member_answer)
     if kind == "ask_finished":
         finished = frame.ask_finished
+        verdicts = {verdict.member: verdict for verdict in finished.verdicts}
         return AskFinished(
             strategy=known_or(AggregateStrategy, finished.strategy, AggregateStrategy.FIRST),
             text=finished.text,
-            members=tuple(members),
+            members=tuple(_with_verdict(member, verdicts) for member in members),
             seconds=finished.seconds,
             agreement=finished.agreement,
+            disagreement=finished.disagreement,
+            usage=of_usage(finished.usage),
+            spared=finished.spared,
+            note=finished.note,
         )
     return None
 

@@ -23,8 +23,10 @@ from chorus_proto.convert_pc import (
 )
 from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.values import (
+    AggregateStrategy,
     Assignment,
     ClusterState,
+    CouncilSummary,
     Footprint,
     ModelOrder,
     ModelSummary,
@@ -182,6 +184,10 @@ def state_message(state: ClusterState) -> coordinator_pb2.ClusterState:
         cancelled_total=state.cancelled_total,
         routing_strategy=state.routing_strategy,
         draining=state.draining,
+        councils=[
+            coordinator_pb2.CouncilSummary(name=one.name, strategy=one.strategy, members=one.members)
+            for one in state.councils
+        ],
     )
 
 
@@ -213,6 +219,14 @@ def of_state(message: coordinator_pb2.ClusterState) -> ClusterState:
         cancelled_total=message.cancelled_total,
         routing_strategy=known_or(RoutingStrategy, message.routing_strategy, RoutingStrategy.EXPECTED_FINISH),
         draining=message.draining,
+        councils=tuple(
+            CouncilSummary(
+                name=ModelName(one.name),
+                strategy=known_or(AggregateStrategy, one.strategy, AggregateStrategy.VOTE),
+                members=one.members,
+            )
+            for one in message.councils
+        ),
     )
 
 

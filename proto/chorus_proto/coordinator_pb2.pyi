@@ -112,6 +112,7 @@ class ReplyFrame(_message.Message):
     MEMBER_ANSWER_FIELD_NUMBER: _builtins.int
     ASK_FINISHED_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
+    ASK_DELTA_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
     @_builtins.property
     def started(self) -> Global___CallStarted: ...
@@ -133,6 +134,8 @@ class ReplyFrame(_message.Message):
     def waiting(self) -> Global___Standing:
         """only where Submit.standing_every_ms asks for it"""
 
+    @_builtins.property
+    def ask_delta(self) -> Global___AskDelta: ...
     def __init__(
         self,
         *,
@@ -146,12 +149,13 @@ class ReplyFrame(_message.Message):
         member_answer: Global___MemberAnswer | None = ...,
         ask_finished: Global___AskFinished | None = ...,
         waiting: Global___Standing | None = ...,
+        ask_delta: Global___AskDelta | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ask_finished", b"ask_finished", "failed", b"failed", "finished", b"finished", "kind", b"kind", "member_answer", b"member_answer", "member_delta", b"member_delta", "member_started", b"member_started", "output", b"output", "started", b"started", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ask_delta", b"ask_delta", "ask_finished", b"ask_finished", "failed", b"failed", "finished", b"finished", "kind", b"kind", "member_answer", b"member_answer", "member_delta", b"member_delta", "member_started", b"member_started", "output", b"output", "started", b"started", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask_finished", b"ask_finished", "call_id", b"call_id", "failed", b"failed", "finished", b"finished", "kind", b"kind", "member_answer", b"member_answer", "member_delta", b"member_delta", "member_started", b"member_started", "output", b"output", "started", b"started", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask_delta", b"ask_delta", "ask_finished", b"ask_finished", "call_id", b"call_id", "failed", b"failed", "finished", b"finished", "kind", b"kind", "member_answer", b"member_answer", "member_delta", b"member_delta", "member_started", b"member_started", "output", b"output", "started", b"started", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "output", "finished", "failed", "member_started", "member_delta", "member_answer", "ask_finished", "waiting"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "output", "finished", "failed", "member_started", "member_delta", "member_answer", "ask_finished", "waiting", "ask_delta"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -400,6 +404,7 @@ class Ask(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
+    COUNCIL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     generation: _builtins.bytes
     model: _builtins.str
@@ -418,6 +423,8 @@ class Ask(_message.Message):
     """as in Submit"""
     key_id: _builtins.str
     """as in Submit"""
+    council: _builtins.str
+    """its name; its definition says the rest"""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """ids or names; empty: all"""
@@ -438,10 +445,11 @@ class Ask(_message.Message):
         user: _builtins.str = ...,
         priority: _builtins.str = ...,
         key_id: _builtins.str = ...,
+        council: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "max_tokens", b"max_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "generation", b"generation", "key_id", b"key_id", "max_tokens", b"max_tokens", "model", b"model", "nodes", b"nodes", "priority", b"priority", "prompt_tokens_estimate", b"prompt_tokens_estimate", "quorum", b"quorum", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "strategy", b"strategy", "user", b"user", "window_bytes", b"window_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "council", b"council", "generation", b"generation", "key_id", b"key_id", "max_tokens", b"max_tokens", "model", b"model", "nodes", b"nodes", "priority", b"priority", "prompt_tokens_estimate", b"prompt_tokens_estimate", "quorum", b"quorum", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "strategy", b"strategy", "user", b"user", "window_bytes", b"window_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -456,19 +464,23 @@ class MemberStarted(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     NODE_NAME_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     node_name: _builtins.str
     model: _builtins.str
+    member: _builtins.int
+    """tells them apart where a node is asked several times"""
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
         node_name: _builtins.str = ...,
         model: _builtins.str = ...,
+        member: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "node_id", b"node_id", "node_name", b"node_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "model", b"model", "node_id", b"node_id", "node_name", b"node_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -480,18 +492,21 @@ class MemberDelta(_message.Message):
 
     NODE_ID_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     text: _builtins.bytes
     """UTF-8; may end inside a character"""
+    member: _builtins.int
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
         text: _builtins.bytes = ...,
+        member: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "node_id", b"node_id", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -510,6 +525,7 @@ class MemberAnswer(_message.Message):
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     node_name: _builtins.str
     model: _builtins.str
@@ -517,6 +533,7 @@ class MemberAnswer(_message.Message):
     seconds: _builtins.float
     tokens_per_s: _builtins.float
     finish_reason: _builtins.str
+    member: _builtins.int
     @_builtins.property
     def usage(self) -> _common_pb2.Usage: ...
     @_builtins.property
@@ -535,16 +552,75 @@ class MemberAnswer(_message.Message):
         tokens_per_s: _builtins.float | None = ...,
         finish_reason: _builtins.str = ...,
         failure: _common_pb2.Failure | None = ...,
+        member: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_tokens_per_s", b"_tokens_per_s", "failure", b"failure", "tokens_per_s", b"tokens_per_s", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tokens_per_s", b"_tokens_per_s", "failure", b"failure", "finish_reason", b"finish_reason", "model", b"model", "node_id", b"node_id", "node_name", b"node_name", "seconds", b"seconds", "text", b"text", "tokens_per_s", b"tokens_per_s", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tokens_per_s", b"_tokens_per_s", "failure", b"failure", "finish_reason", b"finish_reason", "member", b"member", "model", b"model", "node_id", b"node_id", "node_name", b"node_name", "seconds", b"seconds", "text", b"text", "tokens_per_s", b"tokens_per_s", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__tokens_per_s: _TypeAlias = _typing.Literal["tokens_per_s"]  # noqa: Y015
     _WhichOneofArgType__tokens_per_s: _TypeAlias = _typing.Literal["_tokens_per_s", b"_tokens_per_s"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_s) -> _WhichOneofReturnType__tokens_per_s | None: ...
 
 Global___MemberAnswer: _TypeAlias = MemberAnswer  # noqa: Y015
+
+@_typing.final
+class AskDelta(_message.Message):
+    """Some more of the one answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.bytes
+    """UTF-8; may end inside a character"""
+    def __init__(
+        self,
+        *,
+        text: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AskDelta: _TypeAlias = AskDelta  # noqa: Y015
+
+@_typing.final
+class MemberVerdict(_message.Message):
+    """What is known of a member at the end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    AGREES_FIELD_NUMBER: _builtins.int
+    member: _builtins.int
+    weight: _builtins.float
+    """of its vote"""
+    agrees: _builtins.bool
+    """with the aggregate"""
+    def __init__(
+        self,
+        *,
+        member: _builtins.int = ...,
+        weight: _builtins.float | None = ...,
+        agrees: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agrees", b"_agrees", "_weight", b"_weight", "agrees", b"agrees", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agrees", b"_agrees", "_weight", b"_weight", "agrees", b"agrees", "member", b"member", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__agrees: _TypeAlias = _typing.Literal["agrees"]  # noqa: Y015
+    _WhichOneofArgType__agrees: _TypeAlias = _typing.Literal["_agrees", b"_agrees"]  # noqa: Y015
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__agrees) -> _WhichOneofReturnType__agrees | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+
+Global___MemberVerdict: _TypeAlias = MemberVerdict  # noqa: Y015
 
 @_typing.final
 class AskFinished(_message.Message):
@@ -554,11 +630,27 @@ class AskFinished(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     AGREEMENT_FIELD_NUMBER: _builtins.int
+    DISAGREEMENT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    SPARED_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
     text: _builtins.str
     seconds: _builtins.float
     agreement: _builtins.float
     """share of the answers that equal the aggregate, 0-1"""
+    disagreement: _builtins.float
+    """share of the votes, by weight, against it, 0-1"""
+    spared: _builtins.int
+    """members not asked, because the outcome stood"""
+    note: _builtins.str
+    @_builtins.property
+    def usage(self) -> _common_pb2.Usage:
+        """of all who were asked"""
+
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberVerdict]: ...
     def __init__(
         self,
         *,
@@ -566,10 +658,15 @@ class AskFinished(_message.Message):
         text: _builtins.str = ...,
         seconds: _builtins.float = ...,
         agreement: _builtins.float = ...,
+        disagreement: _builtins.float = ...,
+        usage: _common_pb2.Usage | None = ...,
+        spared: _builtins.int = ...,
+        note: _builtins.str = ...,
+        verdicts: _abc.Iterable[Global___MemberVerdict] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "seconds", b"seconds", "strategy", b"strategy", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "disagreement", b"disagreement", "note", b"note", "seconds", b"seconds", "spared", b"spared", "strategy", b"strategy", "text", b"text", "usage", b"usage", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -900,6 +997,7 @@ class ClusterState(_message.Message):
     CANCELLED_TOTAL_FIELD_NUMBER: _builtins.int
     ROUTING_STRATEGY_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    COUNCILS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     epoch: _builtins.int
     uptime_s: _builtins.float
@@ -915,6 +1013,8 @@ class ClusterState(_message.Message):
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]: ...
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelSummary]: ...
+    @_builtins.property
+    def councils(self) -> _containers.RepeatedCompositeFieldContainer[Global___CouncilSummary]: ...
     def __init__(
         self,
         *,
@@ -930,14 +1030,44 @@ class ClusterState(_message.Message):
         cancelled_total: _builtins.int = ...,
         routing_strategy: _builtins.str = ...,
         draining: _builtins.bool = ...,
+        councils: _abc.Iterable[Global___CouncilSummary] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_total", b"cancelled_total", "draining", b"draining", "epoch", b"epoch", "failed_total", b"failed_total", "finished_total", b"finished_total", "models", b"models", "nodes", b"nodes", "routing_strategy", b"routing_strategy", "running", b"running", "uptime_s", b"uptime_s", "version", b"version", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_total", b"cancelled_total", "councils", b"councils", "draining", b"draining", "epoch", b"epoch", "failed_total", b"failed_total", "finished_total", b"finished_total", "models", b"models", "nodes", b"nodes", "routing_strategy", b"routing_strategy", "running", b"running", "uptime_s", b"uptime_s", "version", b"version", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClusterState: _TypeAlias = ClusterState  # noqa: Y015
+
+@_typing.final
+class CouncilSummary(_message.Message):
+    """Several models that can be asked as one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    strategy: _builtins.str
+    """AggregateStrategy"""
+    members: _builtins.str
+    """in words"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        strategy: _builtins.str = ...,
+        members: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "name", b"name", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CouncilSummary: _TypeAlias = CouncilSummary  # noqa: Y015
 
 @_typing.final
 class ReassignRequest(_message.Message):

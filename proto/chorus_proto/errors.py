@@ -55,6 +55,7 @@ class ErrorCode(StrEnum):
     EXPANDED_TOO_LARGE = "expanded_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     EMBEDDING_MODEL_CHANGED = "embedding_model_changed"
+    SESSION_BUSY = "session_busy"
     VERSION_MISMATCH = "version_mismatch"
     DUPLICATE_NODE = "duplicate_node"
     UNSUPPORTED = "unsupported"
@@ -113,6 +114,7 @@ SURFACE: dict[ErrorCode, Surface] = {
     ErrorCode.EXPANDED_TOO_LARGE: Surface(grpc=_GRPC.INVALID_ARGUMENT, http=413),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: Surface(grpc=_GRPC.INVALID_ARGUMENT, http=415),
     ErrorCode.EMBEDDING_MODEL_CHANGED: Surface(grpc=_GRPC.FAILED_PRECONDITION, http=409),
+    ErrorCode.SESSION_BUSY: Surface(grpc=_GRPC.FAILED_PRECONDITION, http=409),
     ErrorCode.VERSION_MISMATCH: Surface(grpc=_GRPC.FAILED_PRECONDITION, http=409),
     ErrorCode.DUPLICATE_NODE: Surface(grpc=_GRPC.ALREADY_EXISTS, http=409),
     ErrorCode.UNSUPPORTED: Surface(grpc=_GRPC.UNIMPLEMENTED, http=501),
@@ -374,6 +376,12 @@ class EmbeddingModelChanged(ClusterError):
     """A collection was indexed with another embedding model; their vectors cannot be compared."""
 
     code = ErrorCode.EMBEDDING_MODEL_CHANGED
+
+
+class SessionBusy(ClusterError):
+    """An answer is being written in this chat session."""
+
+    code = ErrorCode.SESSION_BUSY
 
 
 class VersionMismatch(ClusterError):

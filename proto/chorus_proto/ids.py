@@ -15,6 +15,9 @@ InstanceId = NewType("InstanceId", str)
 ModelName = NewType("ModelName", str)
 """What callers write in `model`, e.g. `llama3.2:3b`."""
 
+COUNCIL_PREFIX = "council/"
+"""Model names that begin so are councils: several models asked at once."""
+
 RequestId = NewType("RequestId", str)
 """24 hexadecimal digits, one per accepted request; the same in every log line, header and answer."""
 

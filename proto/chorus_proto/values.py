@@ -85,10 +85,21 @@ class ThinkingStyle(StrEnum):
 
 
 class AggregateStrategy(StrEnum):
+    """How several answers become one."""
+
     FIRST = "first"
     CONCAT = "concat"
     LONGEST = "longest"
     VOTE = "vote"
+    """What most say, each weighed by how often it is right; equal after normalising."""
+    SEMANTIC = "semantic"
+    """The answer that is nearest to all others."""
+    JUDGE = "judge"
+    """A model reads all and picks one."""
+    SYNTHESISE = "synthesise"
+    """A model reads all and writes a new one."""
+    RACE = "race"
+    """Whoever says the first word goes on alone."""
 
 
 class Dialect(StrEnum):
@@ -376,6 +387,16 @@ class ModelSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CouncilSummary:
+    """A council that can be asked under its name as if it were a model."""
+
+    name: ModelName
+    strategy: AggregateStrategy
+    members: str
+    """Who belongs to it, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterState:
     version: str
     epoch: int
@@ -389,6 +410,7 @@ class ClusterState:
     cancelled_total: int = 0
     routing_strategy: RoutingStrategy = RoutingStrategy.EXPECTED_FINISH
     draining: bool = False
+    councils: tuple[CouncilSummary, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from chorus_proto.cluster import MemberAnswer
 from chorus_proto.errors import NoAnswer
 from chorus_proto.ids import NodeId
 from chorus_proto.values import AggregateStrategy
+from chorus_server.voting import Ballot, tally
 
 SHORT_ANSWER_CHARACTERS = 200
 """Up to here an answer is taken for one fact, whose number or choice letter alone decides whether two are equal."""
@@ -19,46 +20,69 @@ SHORT_ANSWER_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aggregate:
-    """One answer. `agreement` is the share of all answers that say the same as it, 0-1; `winners` said it."""
+    """One answer. `agreement` is the share of all answers that say the same as it, 0-1; `winners` said it.
+
+    `disagreement` is the share of the votes, by weight, that are not for it.
+    """
 
     text: str
     agreement: float
     winners: tuple[NodeId, ...]
+    winning_members: tuple[int, ...] = ()
+    disagreement: float = 0.0
 
 
-def aggregate(strategy: AggregateStrategy, members: Sequence[MemberAnswer]) -> Aggregate:
-    """One answer from the members that answered. Raises NoAnswer, naming each node's reason, when none did."""
+def answered(members: Sequence[MemberAnswer]) -> list[MemberAnswer]:
+    """Those who said something. Raises NoAnswer, naming each node's reason, when none did."""
     answers = [member for member in members if member.error is None and member.text.strip()]
     if not answers:
         raise NoAnswer(_why_none(members))
-    groups: dict[str, list[MemberAnswer]] = {}
-    for answer in answers:
-        groups.setdefault(meaning(answer.text), []).append(answer)
+    return answers
 
+
+def aggregate(
+    strategy: AggregateStrategy, members: Sequence[MemberAnswer], weights: Mapping[int, float] | None = None
+) -> Aggregate:
+    """One answer from the members that answered; `weights` are of their votes, by `MemberAnswer.member`.
+
+    A strategy that needs a model's judgement comes to what `VOTE` does. Raises NoAnswer, naming each node's reason,
+    when none answered.
+    """
+    answers = answered(members)
+    counts = {answer.member: 1.0 if weights is None else weights.get(answer.member, 0.0) for answer in answers}
     match strategy:
-        case AggregateStrategy.FIRST:
-            chosen = groups[meaning(answers[0].text)]
-            text = answers[0].text
+        case AggregateStrategy.FIRST | AggregateStrategy.RACE:
+            return chosen(answers[0], answers, counts)
         case AggregateStrategy.LONGEST:
-            longest = max(answers, key=lambda answer: len(answer.text.strip()))
-            chosen = groups[meaning(longest.text)]
-            text = longest.text
-        case AggregateStrategy.VOTE:
-            chosen = _largest(groups)
-            text = chosen[0].text
+            return chosen(max(answers, key=lambda answer: len(answer.text.strip())), answers, counts)
         case AggregateStrategy.CONCAT:
-            chosen = _largest(groups)
+            voted = chosen(_voted(answers, counts), answers, counts)
             text = "\n\n".join(f"[{answer.node_name}, {answer.model}]\n{answer.text.strip()}" for answer in answers)
+            return replace(voted, text=text)
+        case _:
+            return chosen(_voted(answers, counts), answers, counts)
+
+
+def chosen(answer: MemberAnswer, answers: Sequence[MemberAnswer], weights: Mapping[int, float]) -> Aggregate:
+    """That answer, and who else said it."""
+    said = meaning(answer.text)
+    same = [other for other in answers if meaning(other.text) == said]
+    total = sum(weights.values())
+    won = sum(weights.get(other.member, 0.0) for other in same)
     return Aggregate(
-        text=text,
-        agreement=len(chosen) / len(answers),
-        winners=tuple(answer.node_id for answer in chosen),
+        text=answer.text,
+        agreement=len(same) / len(answers),
+        winners=tuple(other.node_id for other in same),
+        winning_members=tuple(other.member for other in same),
+        disagreement=max(0.0, 1 - won / total) if total > 0 else 0.0,
     )
 
 
-def _largest(groups: dict[str, list[MemberAnswer]]) -> list[MemberAnswer]:
-    """The group with most members; ties go to the one whose first member came earliest (dictionaries keep order)."""
-    return max(groups.values(), key=len)
+def _voted(answers: Sequence[MemberAnswer], weights: Mapping[int, float]) -> MemberAnswer:
+    """The answer with most votes, in the words of the ablest who gave it; ties go to who came earliest."""
+    ranking = tally(Ballot(meaning(answer.text), weights[answer.member]) for answer in answers)
+    same = [answer for answer in answers if meaning(answer.text) == ranking[0][0]]
+    return max(same, key=lambda answer: weights[answer.member])
 
 
 def _why_none(members: Sequence[MemberAnswer]) -> str:

@@ -12,7 +12,16 @@ from grpc import aio
 
 from chorus_proto import coordinator_pb2, coordinator_pb2_grpc
 from chorus_proto.channel import ERROR_CODE_KEY
-from chorus_proto.cluster import AskFinished, CallOutput, CallStarted, CallWaiting, Cluster, MemberDelta, MemberStarted
+from chorus_proto.cluster import (
+    AskDelta,
+    AskFinished,
+    CallOutput,
+    CallStarted,
+    CallWaiting,
+    Cluster,
+    MemberDelta,
+    MemberStarted,
+)
 from chorus_proto.convert import failure_message
 from chorus_proto.convert_backends import backend_message, of_new_backend
 from chorus_proto.convert_calls import (
@@ -161,15 +170,21 @@ class _Caller:
         async with aclosing(self._cluster.ask(ask)) as events:
             async for event in events:
                 if isinstance(event, MemberDelta):
-                    delta = coordinator_pb2.MemberDelta(node_id=event.node_id, text=event.text)
+                    delta = coordinator_pb2.MemberDelta(node_id=event.node_id, text=event.text, member=event.member)
                     frame = coordinator_pb2.ReplyFrame(call_id=call_id, member_delta=delta)
                     self._put(frame, payload_bytes=len(event.text))
                     await self._paced(call_id, len(event.text))
                 elif isinstance(event, MemberStarted):
                     started = coordinator_pb2.MemberStarted(
-                        node_id=event.node_id, node_name=event.node_name, model=event.model
+                        node_id=event.node_id, node_name=event.node_name, model=event.model, member=event.member
                     )
                     self._put(coordinator_pb2.ReplyFrame(call_id=call_id, member_started=started))
+                elif isinstance(event, AskDelta):
+                    more = coordinator_pb2.AskDelta(text=event.text)
+                    self._put(
+                        coordinator_pb2.ReplyFrame(call_id=call_id, ask_delta=more), payload_bytes=len(event.text)
+                    )
+                    await self._paced(call_id, len(event.text))
                 elif isinstance(event, AskFinished):
                     finished = ask_finished_message(event)
                     frame = coordinator_pb2.ReplyFrame(call_id=call_id, ask_finished=finished)

@@ -41,6 +41,8 @@ from chorus_server.aliases import Aliases
 from chorus_server.backends import Backends
 from chorus_server.copy_flow import transfer_rules
 from chorus_server.council import Council
+from chorus_server.council_calls import CouncilCalls, is_council
+from chorus_server.definitions import read_councils
 from chorus_server.demand import Demand
 from chorus_server.demand_copies import DemandCopies
 from chorus_server.dispatch import Dispatcher, dispatch_rules
@@ -60,9 +62,12 @@ from chorus_server.learnt import Learnt
 from chorus_server.link import AgentLink
 from chorus_server.loads import Loads
 from chorus_server.magic_packet import broadcast_addresses, send_magic_packets
+from chorus_server.member_embedder import MemberEmbedder
+from chorus_server.members import Members
 from chorus_server.metrics import Counters, StateCollector, exposition
 from chorus_server.model_orders import ModelOrders
 from chorus_server.node_record import NodeRecord
+from chorus_server.opinions import Opinions, keep_opinions, read_opinions
 from chorus_server.placement import PlacementNode, PlacementRules, assign
 from chorus_server.queue import WaitingRoom, queue_rules
 from chorus_server.reconcile import Reconciler
@@ -84,6 +89,7 @@ class Coordinator:
     """One running coordinator. `run` is its only task; everything else happens in its callers' tasks."""
 
     def __init__(self, settings: CoordinatorSettings, store: Store, clock: Clock) -> None:
+        """Raises SettingsError when the councils of the settings cannot be read."""
         self.events = Events()
         self.keys = Keys(store.keys, clock)
         self.aliases = Aliases(store.aliases)
@@ -119,7 +125,6 @@ class Coordinator:
             self._registry, Router(), self._demand, debts, clock, queue_rules(settings), self.aliases
         )
         self._dispatcher = Dispatcher(self._registry, self._room, self._counters, clock, dispatch_rules(settings))
-        self._council = Council(self._registry, self._room, self._dispatcher, clock)
         self._orders = ModelOrders(
             self._registry,
             self._room,
@@ -128,6 +133,18 @@ class Coordinator:
             keep_alive_s=settings.model_keep_alive_s,
             unload_within_s=settings.unload_within_s,
         )
+        self._councils = read_councils(settings.councils_file)
+        self._opinions = Opinions()
+        self._council = Council(
+            self._registry,
+            Members(self._registry, self._room, self._opinions, self._councils),
+            self._dispatcher,
+            clock,
+            councils=self._councils,
+            opinions=self._opinions,
+            embedder=MemberEmbedder(self._registry, self._dispatcher),
+        )
+        self._council_calls = CouncilCalls(self._council, settings.routing_strategy)
         self._reconciler = Reconciler(self._registry, self._loads, unload_within_s=settings.unload_within_s)
         self._learnt = Learnt(store, clock)
         self.transfers_under_way = transfers
@@ -281,7 +298,8 @@ class Coordinator:
         self._refuse_when_draining()
         estimate = call.prompt_tokens_estimate
         with self.keys.billed(call.key_id, prompt_tokens_estimate=estimate) as bill:
-            async with aclosing(self._dispatcher.run(call)) as events:
+            run = self._council_calls.run if is_council(call.model) else self._dispatcher.run
+            async with aclosing(run(call)) as events:
                 async for event in events:
                     bill.note(event)
                     yield event
@@ -417,6 +435,7 @@ class Coordinator:
             cancelled_total=self._counters.cancelled_total,
             routing_strategy=self._settings.routing_strategy,
             draining=self._draining,
+            councils=self._councils.summaries(),
         )
 
     def _models_shown(self) -> Iterable[ModelSummary]:
@@ -480,6 +499,7 @@ class Coordinator:
     async def remember(self) -> None:
         """Take back what earlier runs learnt."""
         await self._learnt.remember()
+        await asyncio.to_thread(read_opinions, self._opinions, self._settings.state_dir)
         await self.keys.remember()
         await self.aliases.remember()
         await self.registered.remember()
@@ -491,6 +511,7 @@ class Coordinator:
         """Write down what was learnt since the last time. A full disk is only logged."""
         await self._learnt.save(self._registry.records())
         await self.keys.save()
+        await keep_opinions(self._opinions, self._settings.state_dir)
 
     async def drain(self) -> None:
         """Take nothing new, let running requests finish within the drain limit, then say goodbye to the agents."""

@@ -1,196 +1,228 @@
-"""Ask several nodes at once and aggregate who came. A node that fails or is late is a value here, not an error."""
+"""Ask several nodes at once and make one answer of theirs."""
 
 from __future__ import annotations
 
-import asyncio
 import codecs
-import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from chorus_proto.clock import Clock
-from chorus_proto.cluster import (
-    Ask,
-    AskEvent,
-    AskFinished,
-    Call,
-    CallFinished,
-    CallOutput,
-    MemberAnswer,
-    MemberDelta,
-    MemberStarted,
-)
-from chorus_proto.errors import (
-    Cancelled,
-    ClusterError,
-    DeadlineExceeded,
-    InternalError,
-    NoAnswer,
-    NodeLost,
-    NoNodes,
-    NoReplica,
-)
-from chorus_proto.ids import ModelName, NodeId, RequestId
-from chorus_proto.values import Dialect, ReplicaState
-from chorus_server.aggregate import aggregate
+from chorus_proto.cluster import Ask, AskDelta, AskEvent, Call, CallFinished, CallOutput, MemberAnswer, MemberDelta
+from chorus_proto.errors import NoAnswer, NodeLost, NoReplica
+from chorus_proto.generation import Generation
+from chorus_proto.ids import RequestId
+from chorus_proto.values import AggregateStrategy, Dialect
+from chorus_server.aggregate import answered, meaning
+from chorus_server.concluding import Concluding
+from chorus_server.definitions import EVERYBODY, Councils
 from chorus_server.dispatch import Dispatcher
-from chorus_server.node_record import NodeRecord
-from chorus_server.queue import WaitingRoom
+from chorus_server.fan_out import FanOutEvent, Member, Outcome, Patience, fan_out
+from chorus_server.hearing import Hearing
+from chorus_server.judging import synthesis_wanted
+from chorus_server.likeness import Embedder
+from chorus_server.members import Members
+from chorus_server.opinions import Opinions
+from chorus_server.panel import Candidate, panel, racers
 from chorus_server.registry import Registry
-from chorus_server.routing import Need
+from chorus_server.voting import Ballot, weights_of
 
-log = logging.getLogger(__name__)
-
-PENDING_EVENTS = 256
-"""Events of all members that may wait for the asker; members pause beyond it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """One node and the model it is asked with."""
-
-    node_id: NodeId
-    node_name: str
-    model: ModelName
+MEMBERS_SHARE = 0.6
+"""Of the caller's time is the members', where a judge or a writer comes after them and nothing else is said."""
+_AFTERWARDS = (AggregateStrategy.JUDGE, AggregateStrategy.SYNTHESISE)
 
 
 class Council:
     """Runs one question on many nodes through the dispatcher, each pinned to its node."""
 
-    def __init__(self, registry: Registry, room: WaitingRoom, dispatcher: Dispatcher, clock: Clock) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        members: Members,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        *,
+        councils: Councils,
+        opinions: Opinions,
+        embedder: Embedder | None = None,
+    ) -> None:
         self._registry = registry
-        self._room = room
+        self._known = members
         self._dispatcher = dispatcher
         self._clock = clock
-
-    def members(self, ask: Ask) -> list[Member]:
-        """Who would be asked now, one chat replica per node.
-
-        Raises NoNodes, NodeNotFound, ModelNotFound or NoReplica.
-        """
-        model = None if ask.model is None else self._room.known_model(ask.model)
-        named = {record.node_id: record for record in map(self._registry.find, ask.nodes)}
-        records = list(named.values()) or self._registry.present()
-        if not records:
-            raise NoNodes("no node is connected yet; start one with: chorus agent --join HOST:PORT", retry_after_s=5)
-        members = [
-            Member(node_id=record.node_id, node_name=record.name, model=chosen)
-            for record in records
-            if (chosen := self._model_to_ask(record, model, wanted_by_name=bool(ask.nodes))) is not None
-        ]
-        if not members and model is not None:
-            members = self._to_be_loaded(ask, model)
-        if not members:
-            what = "a model" if model is None else f"model {model}"
-            raise NoReplica(f"no node has {what} ready; GET /status shows what is loading", retry_after_s=10)
-        return members
-
-    def _to_be_loaded(self, ask: Ask, model: ModelName) -> list[Member]:
-        """Nobody serves the model: those who load it, else the one node where it would be loaded for a request."""
-        loading = [
-            record.node_id
-            for record in self._registry.present()
-            if record.takes_requests
-            and model in record.replicas
-            and record.replicas[model].report.state is ReplicaState.LOADING
-        ]
-        best = None if loading else self._room.would_load_on(model, Need(prompt_tokens=ask.prompt_tokens_estimate))
-        return [
-            Member(node_id=node_id, node_name=self._registry.find(node_id).name, model=model)
-            for node_id in (loading if best is None else [best])
-        ]
-
-    @staticmethod
-    def _model_to_ask(record: NodeRecord, model: ModelName | None, *, wanted_by_name: bool) -> ModelName | None:
-        """The node's replica for this question: the one asked for, else the assigned one, else any that is ready.
-
-        A node named by the asker is a member even when it cannot answer now, so that it is named as missing.
-        """
-        if record.courtesy.paused and not wanted_by_name:
-            return None
-        ready = [
-            name
-            for name, replica in record.replicas.items()
-            if replica.report.state is ReplicaState.READY
-            and not (name in record.models and record.models[name].embedding)
-        ]
-        if model is not None:
-            return model if model in ready or wanted_by_name else None
-        if record.assigned in ready:
-            return record.assigned
-        return min(ready) if ready else (record.assigned if wanted_by_name else None)
+        self._councils = councils
+        self._opinions = opinions
+        self._concluding = Concluding(dispatcher, embedder)
 
     async def run(self, ask: Ask) -> AsyncGenerator[AskEvent, None]:
         """See `Cluster.ask`."""
-        began_s = self._clock.monotonic_s()
-        members = self.members(ask)
-        events: asyncio.Queue[MemberDelta | MemberAnswer] = asyncio.Queue(maxsize=PENDING_EVENTS)
-        answers: dict[NodeId, MemberAnswer] = {}
-        in_time = True
-        tasks = [
-            asyncio.create_task(self._ask_one(ask, member, number, events), name=f"ask:{member.node_name}")
-            for number, member in enumerate(members)
-        ]
-        try:
-            for member in members:
-                yield MemberStarted(node_id=member.node_id, node_name=member.node_name, model=member.model)
-            wanted = min(ask.quorum or len(members), len(members))
-            while len(answers) < len(members) and sum(a.error is None for a in answers.values()) < wanted:
-                left_s = began_s + ask.within_s - self._clock.monotonic_s()
-                try:
-                    async with asyncio.timeout(left_s):
-                        event = await events.get()
-                except TimeoutError:
-                    in_time = False
-                    break
-                if isinstance(event, MemberAnswer):
-                    answers[event.node_id] = event
+        if ask.council is not None:
+            definition = self._councils.find(ask.council)
+            candidates = self._known.of_council(ask.council, definition, ask)
+        else:
+            definition = msgspec.structs.replace(EVERYBODY, strategy=ask.strategy, quorum=ask.quorum)
+            candidates = self._known.of_everybody(ask)
+        if definition.strategy is AggregateStrategy.RACE:
+            asked = racers(candidates, definition.panel) if ask.council is not None else candidates
+        else:
+            asked = panel(
+                candidates,
+                most=definition.panel,
+                tiers_apart=definition.tiers_apart,
+                yield_when_busy=definition.yield_when_busy,
+            )
+        best = max(asked, key=lambda one: one.quality)
+        hearing = Hearing(
+            ask=ask,
+            definition=definition,
+            generation=Generation.decoded(ask.generation),
+            clock=self._clock,
+            began_s=self._clock.monotonic_s(),
+            best=best.model,
+        )
+        async with aclosing(self._layers(hearing, asked)) as events:
+            async for event in events:
                 yield event
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for member in members:
-            if member.node_id not in answers:
-                late = self._not_waited_for(ask, member, began_s, in_time=in_time)
-                answers[member.node_id] = late
-                yield late
-        arrived = tuple(answers.values())
-        result = aggregate(ask.strategy, arrived)
-        yield AskFinished(
-            strategy=ask.strategy,
-            text=result.text,
-            members=arrived,
-            seconds=self._clock.monotonic_s() - began_s,
-            agreement=result.agreement,
+        self._learn(hearing)
+        async with aclosing(self._concluding.conclude(hearing)) as concluding:
+            async for event in concluding:
+                yield event
+
+    # The members --------------------------------------------------------------------------------------------------
+
+    async def _layers(self, hearing: Hearing, asked: Sequence[Candidate]) -> AsyncGenerator[AskEvent, None]:
+        """Ask the members, once or, for a synthesis in layers, again with what the others said before."""
+        definition, generation = hearing.definition, hearing.generation
+        for layer in range(definition.layers):
+            if layer:
+                said = [answer.text for answer in answered(hearing.last)]
+                generation = synthesis_wanted(hearing.generation, said)
+            outcome = Outcome()
+            members = self._members(hearing, asked, generation)
+            patience = self._patience(hearing, definition.layers - layer)
+            async with aclosing(fan_out(members, self._asking(hearing), patience, self._clock, outcome)) as events:
+                async for event in events:
+                    yield event
+                    if (more := self._already(hearing, event, outcome)) is not None:
+                        yield more
+            hearing.last = list(outcome.answers.values())
+            hearing.members |= outcome.answers
+            hearing.spared += outcome.spared
+            for answer in hearing.last:
+                hearing.pay(answer.usage)
+            if outcome.leader is not None and (error := outcome.answers[outcome.leader].error) is not None:
+                raise error  # its first words have been shown: nobody else can go on from there
+            answered(hearing.last)  # raises when nobody answered: there is nothing for a next layer
+
+    def _members(self, hearing: Hearing, asked: Sequence[Candidate], generation: Generation) -> list[Member]:
+        """Each as often as samples are wanted of it, in turn."""
+        definition = hearing.definition
+        weights = weights_of([one.quality for one in asked], definition.choices)
+        members: list[Member] = []
+        for sample in range(definition.samples):
+            for candidate, weight in zip(asked, weights, strict=True):
+                number = len(hearing.members) + len(members)
+                hearing.weights[number] = weight
+                members.append(
+                    Member(
+                        node_id=candidate.node_id,
+                        node_name=candidate.node_name,
+                        model=candidate.model,
+                        number=number,
+                        generation=_sampled(generation, sample, definition.temperature),
+                        weight=weight,
+                    )
+                )
+        return members
+
+    def _patience(self, hearing: Hearing, layers_left: int) -> Patience:
+        definition = hearing.definition
+        left_s = hearing.ask.within_s - hearing.since_s()
+        share = MEMBERS_SHARE / layers_left if definition.strategy in _AFTERWARDS else 1.0
+        within_s = left_s * share if definition.within_s is None else min(left_s, definition.within_s)
+        return Patience(
+            within_s=within_s,
+            quorum=definition.quorum,
+            wait_factor=definition.wait_factor,
+            early_stop=definition.early_stop and definition.strategy is AggregateStrategy.VOTE,
+            first_word=definition.strategy is AggregateStrategy.RACE,
         )
 
-    def _not_waited_for(self, ask: Ask, member: Member, began_s: float, *, in_time: bool) -> MemberAnswer:
-        late = DeadlineExceeded(f"no answer within {ask.within_s:g} s")
-        return MemberAnswer(
-            node_id=member.node_id,
-            node_name=member.node_name,
+    def _asking(self, hearing: Hearing) -> _AskOne:
+        return _AskOne(self._registry, self._dispatcher, hearing.ask)
+
+    def _already(self, hearing: Hearing, event: FanOutEvent, outcome: Outcome) -> AskDelta | None:
+        """What of the one answer is known while members still answer."""
+        match hearing.definition.strategy:
+            case AggregateStrategy.RACE:
+                if isinstance(event, MemberDelta) and event.member == outcome.leader:
+                    hearing.shown = True
+                    return AskDelta(event.text)
+            case AggregateStrategy.FIRST:
+                if isinstance(event, MemberAnswer) and not hearing.shown and event.error is None and event.text.strip():
+                    hearing.shown = True
+                    return AskDelta(event.text.encode())
+            case _:
+                pass
+        return None
+
+    def _learn(self, hearing: Hearing) -> None:
+        self._opinions.learn(
+            [
+                (answer.model, Ballot(meaning(answer.text), hearing.weights[answer.member]))
+                for answer in hearing.last
+                if answer.error is None and answer.text.strip()
+            ]
+        )
+
+
+class _AskOne:
+    """Asks one member through the dispatcher."""
+
+    def __init__(self, registry: Registry, dispatcher: Dispatcher, ask: Ask) -> None:
+        self._registry = registry
+        self._dispatcher = dispatcher
+        self._ask = ask
+
+    async def __call__(self, member: Member) -> AsyncGenerator[MemberDelta | MemberAnswer, None]:
+        """See `fan_out.AskMember`."""
+        self._refuse_the_lost(member)
+        ask = self._ask
+        call = Call(
+            request_id=RequestId(f"{ask.request_id}-{member.number}"),
             model=member.model,
-            seconds=self._clock.monotonic_s() - began_s,
-            error=Cancelled("enough other nodes had answered") if in_time else late,
+            dialect=Dialect.TEXT,
+            stream=True,
+            generation=member.generation.encoded(),
+            prompt_tokens_estimate=ask.prompt_tokens_estimate,
+            within_s=ask.within_s,
+            max_tokens=ask.max_tokens,
+            node=member.node_id,
+            user=ask.user,
+            key_id=ask.key_id,
+            priority=ask.priority,
         )
-
-    async def _ask_one(
-        self, ask: Ask, member: Member, number: int, events: asyncio.Queue[MemberDelta | MemberAnswer]
-    ) -> None:
-        began_s = self._clock.monotonic_s()
-        answer = MemberAnswer(node_id=member.node_id, node_name=member.node_name, model=member.model)
-        try:
-            self._refuse_the_lost(member)
-            answer = await self._answer_of(ask, member, number, answer, events)
-        except ClusterError as error:
-            answer = replace(answer, error=error)
-        except Exception:
-            # The edge of one member: a bug in it must be heard of, and not hold up the others until the deadline.
-            log.exception("asking node %s broke", member.node_name)
-            answer = replace(answer, error=InternalError("internal error"))
-        await events.put(replace(answer, seconds=self._clock.monotonic_s() - began_s))
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = ""
+        async with aclosing(self._dispatcher.run(call, attempts=1)) as outputs:
+            async for output in outputs:
+                if isinstance(output, CallOutput):
+                    text += decoder.decode(output.payload)
+                    yield MemberDelta(member.node_id, output.payload, member.number)
+                elif isinstance(output, CallFinished):
+                    yield MemberAnswer(
+                        node_id=member.node_id,
+                        node_name=member.node_name,
+                        model=member.model,
+                        text=text + decoder.decode(output.payload, final=True),
+                        usage=output.usage,
+                        tokens_per_s=output.timings.decode_tokens_per_s,
+                        finish_reason=output.finish_reason,
+                        member=member.number,
+                    )
+                    return
+        raise NoAnswer(f"node {member.node_name} ended its answer without an end")
 
     def _refuse_the_lost(self, member: Member) -> None:
         """A request may wait for a node to come back; a question to many is not held up by one that is away."""
@@ -200,40 +232,11 @@ class Council:
         if record.courtesy.paused:
             raise NoReplica(f"node {record.name} makes a {record.courtesy.words}")
 
-    async def _answer_of(
-        self,
-        ask: Ask,
-        member: Member,
-        number: int,
-        answer: MemberAnswer,
-        events: asyncio.Queue[MemberDelta | MemberAnswer],
-    ) -> MemberAnswer:
-        call = Call(
-            request_id=RequestId(f"{ask.request_id}-{number}"),
-            model=member.model,
-            dialect=Dialect.TEXT,
-            stream=True,
-            generation=ask.generation,
-            prompt_tokens_estimate=ask.prompt_tokens_estimate,
-            within_s=ask.within_s,
-            max_tokens=ask.max_tokens,
-            node=member.node_id,
-            user=ask.user,
-            priority=ask.priority,
-        )
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        text = ""
-        async with aclosing(self._dispatcher.run(call, attempts=1)) as outputs:
-            async for output in outputs:
-                if isinstance(output, CallOutput):
-                    text += decoder.decode(output.payload)
-                    await events.put(MemberDelta(member.node_id, output.payload))
-                elif isinstance(output, CallFinished):
-                    return replace(
-                        answer,
-                        text=text + decoder.decode(output.payload, final=True),
-                        usage=output.usage,
-                        tokens_per_s=output.timings.decode_tokens_per_s,
-                        finish_reason=output.finish_reason,
-                    )
-        raise NoAnswer(f"node {member.node_name} ended its answer without an end")
+
+def _sampled(generation: Generation, sample: int, temperature: float) -> Generation:
+    """The caller's own request first; later answers of the same member must be able to differ from it."""
+    if sample == 0:
+        return generation
+    seed = None if generation.seed is None else generation.seed + sample
+    warmer = max(generation.temperature or 0.0, temperature)
+    return msgspec.structs.replace(generation, temperature=warmer, seed=seed)

@@ -39,6 +39,7 @@ class CoordinatorSettings:
     placement_strategy: PlacementStrategy = setting(PlacementStrategy.TIER, "which model a node should hold")
     large_score: float = setting(80.0, "nodes of this score and up may hold large models", minimum=0, maximum=100)
     medium_score: float = setting(60.0, "nodes of this score and up may hold medium models", minimum=0, maximum=100)
+    councils_file: Path | None = setting(None, "TOML file that defines councils: models asked together under one name")
     context_tokens: int = setting(4096, "context of each slot, at most what the model was trained for", minimum=64)
     slots: int = setting(4, "generations at once per replica", minimum=1, maximum=1024)
     queue_limit: int = setting(10_000, "requests that may wait for a slot", minimum=1)

@@ -9,11 +9,13 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from quart import Quart
 
 from chorus_http.app import create_app
+from chorus_http.chats.store import ChatStore
 from chorus_http.exchange import Exchange
 from chorus_http.gate import THIS_PC, WRONG_KEYS_PER_MINUTE, Gate
 from chorus_http.listen import HttpServer
@@ -65,14 +67,21 @@ class Face:
 
 
 @asynccontextmanager
-async def locked(settings: HttpSettings = LOCKED) -> AsyncGenerator[Face]:
+async def locked(settings: HttpSettings = LOCKED, *, chats: ChatStore | None = None) -> AsyncGenerator[Face]:
     cluster = FakeCluster()
-    async with http_face(cluster, settings) as server:
+    async with http_face(cluster, settings, chats=chats) as server:
         yield Face(cluster, server)
 
 
-def app_of(settings: HttpSettings = LOCKED) -> Quart:
-    return create_app(FakeCluster(), settings, SystemClock())
+@pytest.fixture
+def chats(tmp_path: Path) -> Iterator[ChatStore]:
+    store = ChatStore.open(tmp_path / "chats.sqlite")
+    yield store
+    store.close()
+
+
+def app_of(chats: ChatStore, settings: HttpSettings = LOCKED) -> Quart:
+    return create_app(FakeCluster(), settings, SystemClock(), chats=chats)
 
 
 def routes(app: Quart) -> Iterator[tuple[str, str]]:
@@ -89,8 +98,8 @@ def path_of(rule: str) -> str:
 # The walk -----------------------------------------------------------------------------------------------------------
 
 
-def test_every_route_has_its_right_and_no_right_is_left_without_its_route() -> None:
-    there = {f"{method} {rule}" for method, rule in routes(app_of())}
+def test_every_route_has_its_right_and_no_right_is_left_without_its_route(chats: ChatStore) -> None:
+    there = {f"{method} {rule}" for method, rule in routes(app_of(chats))}
     assert there - set(RIGHTS) == set(), "name these in rights.py: until then they are refused to everybody"
     assert set(RIGHTS) - there == set(), "rights.py names routes that are gone"
 
@@ -99,10 +108,10 @@ def test_only_probes_and_a_page_of_fixed_text_are_public() -> None:
     assert {route for route, right in RIGHTS.items() if right is None} == {"GET /health", "GET /readyz", "GET /docs"}
 
 
-def test_without_a_key_every_route_and_method_is_401_but_the_public_ones() -> None:
+def test_without_a_key_every_route_and_method_is_401_but_the_public_ones(chats: ChatStore) -> None:
     async def run() -> None:
-        async with locked() as face:
-            paths = {path_of(rule) for _, rule in routes(app_of())} | {"/no/such/path", "/v1/", "/admin"}
+        async with locked(chats=chats) as face:
+            paths = {path_of(rule) for _, rule in routes(app_of(chats))} | {"/no/such/path", "/v1/", "/admin"}
             public = {path_of(route.partition(" ")[2]) for route, right in RIGHTS.items() if right is None}
             for path in sorted(paths):
                 for method in METHODS:
@@ -114,11 +123,11 @@ def test_without_a_key_every_route_and_method_is_401_but_the_public_ones() -> No
     asyncio.run(run())
 
 
-def test_a_key_of_the_wrong_scope_is_403_on_every_route() -> None:
+def test_a_key_of_the_wrong_scope_is_403_on_every_route(chats: ChatStore) -> None:
     async def run() -> None:
-        async with locked() as face:
+        async with locked(chats=chats) as face:
             keys = {scope: face.cluster.add_key(scope, scope) for scope in Scope}
-            for method, rule in routes(app_of()):
+            for method, rule in routes(app_of(chats)):
                 right = right_of(method, rule)
                 for scope, key in keys.items():
                     if right is None or scope in right or scope is Scope.ADMIN:

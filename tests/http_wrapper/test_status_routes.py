@@ -7,7 +7,8 @@ import dataclasses
 
 from chorus_http.settings import HttpSettings
 from chorus_proto.errors import CoordinatorUnavailable, ModelNotFound
-from chorus_proto.values import Courtesy, NodeState
+from chorus_proto.ids import ModelName
+from chorus_proto.values import AggregateStrategy, CouncilSummary, Courtesy, NodeState
 from tests.support.fake_cluster import MODEL, NODE, FakeCluster, council, failing
 from tests.support.http_face import Reply, get, http_face, post, send_raw
 
@@ -106,6 +107,7 @@ def test_a_query_returns_every_member_the_aggregate_and_who_is_missing() -> None
     assert isinstance(members, list)
     assert members[0] == {
         "node_id": NODE,
+        "member": 0,
         "node": "attic-pc",
         "model": MODEL,
         "text": "é!",
@@ -116,6 +118,18 @@ def test_a_query_returns_every_member_the_aggregate_and_who_is_missing() -> None
     }
     assert members[1]["error"] == {"code": "internal", "message": "the node went away"}
     assert cluster.cancelled == []
+
+
+def test_councils_are_listed_beside_the_models() -> None:
+    cluster = FakeCluster()
+    council_of_all = CouncilSummary(name=ModelName("council/all"), strategy=AggregateStrategy.VOTE, members="every PC")
+    cluster.shown_state = dataclasses.replace(cluster.shown_state, councils=(council_of_all,))
+    listed, one = ask(cluster, get("/v1/models"), get("/v1/models/council/all"))
+    data = listed.json()["data"]
+    assert isinstance(data, list)
+    assert data[-1] == one.json()
+    assert (one.json()["id"], one.json()["object"]) == ("council/all", "model")
+    assert one.json()["x_chorus"] == {"council": True, "strategy": "vote", "members": "every PC"}
 
 
 def test_an_error_names_its_field_in_openais_shape() -> None:

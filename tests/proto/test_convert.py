@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from chorus_proto import common_pb2, coordinator_pb2, node_pb2
-from chorus_proto.cluster import Ask, AskFinished, Call, CallFinished, CallOutput, CallStarted, MemberAnswer
+from chorus_proto.cluster import Ask, AskDelta, AskFinished, Call, CallFinished, CallOutput, CallStarted, MemberAnswer
 from chorus_proto.convert import (
     courtesy_message,
     failure_message,
@@ -23,6 +25,7 @@ from chorus_proto.convert_calls import (
     ask_finished_message,
     ask_message,
     finished_message,
+    member_answer_message,
     of_ask,
     of_ask_frame,
     of_call_frame,
@@ -46,6 +49,7 @@ from chorus_proto.values import (
     AggregateStrategy,
     Assignment,
     ClusterState,
+    CouncilSummary,
     Courtesy,
     Dialect,
     EngineKind,
@@ -239,6 +243,7 @@ def test_calls_and_asks_survive_the_wire() -> None:
         strategy=AggregateStrategy.VOTE,
         nodes=("a", "b"),
         quorum=2,
+        council=ModelName("council/all"),
     )
     assert of_ask(ask_message(ask, 9)) == ask
 
@@ -259,9 +264,24 @@ def test_answers_survive_the_wire() -> None:
     assert of_call_frame(coordinator_pb2.ReplyFrame(started=started_message(started))) == started
     assert of_call_frame(reply_frame(1, b"x", 2)) == CallOutput(b"x", 2)
     assert of_call_frame(coordinator_pb2.ReplyFrame(call_id=1)) is None
-    member = MemberAnswer(node_id=NODE, node_name="attic", model=FILE.name, text="hi", usage=usage)
-    asked = AskFinished(strategy=AggregateStrategy.FIRST, text="hi", members=(member,), seconds=1.0, agreement=1.0)
-    assert of_ask_frame(coordinator_pb2.ReplyFrame(ask_finished=ask_finished_message(asked)), [member]) == asked
+    member = MemberAnswer(node_id=NODE, node_name="attic", model=FILE.name, text="hi", usage=usage, member=3)
+    other = replace(member, member=4)
+    assert of_ask_frame(coordinator_pb2.ReplyFrame(member_answer=member_answer_message(member)), []) == member
+    asked = AskFinished(
+        strategy=AggregateStrategy.FIRST,
+        text="hi",
+        members=(replace(member, weight=0.0, agrees=False), other),
+        seconds=1.0,
+        agreement=1.0,
+        disagreement=0.25,
+        usage=usage,
+        spared=2,
+        note="the votes decided",
+    )
+    sent = coordinator_pb2.ReplyFrame(ask_finished=ask_finished_message(asked))
+    assert of_ask_frame(sent, [member, other]) == asked
+    delta = coordinator_pb2.ReplyFrame(ask_delta=coordinator_pb2.AskDelta(text=b"hi"))
+    assert of_ask_frame(delta, []) == AskDelta(b"hi")
 
 
 def test_the_state_of_the_cluster_survives_the_wire() -> None:
@@ -295,6 +315,7 @@ def test_the_state_of_the_cluster_survives_the_wire() -> None:
         models=(ModelSummary(name=FILE.name, tier=Tier.LARGE, ready_on=(NODE,), on_disk_at=(NODE,)),),
         waiting=1,
         draining=True,
+        councils=(CouncilSummary(name=ModelName("council/all"), strategy=AggregateStrategy.JUDGE, members="all"),),
     )
     assert of_state(coordinator_pb2.ClusterState.FromString(state_message(state).SerializeToString())) == state
     reassignment = Reassignment(

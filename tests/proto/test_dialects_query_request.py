@@ -47,6 +47,15 @@ def test_every_field_reaches_the_ask() -> None:
     assert (generation.temperature, generation.seed, generation.top_p) == (0, 1, 0.5)
 
 
+def test_a_council_is_asked_by_its_name_alone() -> None:
+    ask = query(prompt="hi", model="council/fast3", timeout_s=5).ask
+    assert (ask.council, ask.model) == ("council/fast3", None)
+    for more in ({"strategy": "first"}, {"quorum": 1}, {"nodes": ["attic-pc"]}):
+        with pytest.raises(InvalidRequest) as caught:
+            query(prompt="hi", model="council/fast3", **more)
+        assert caught.value.param == "model"
+
+
 def test_nobody_may_ask_for_more_time_than_the_limit() -> None:
     assert query(prompt="hi", timeout_s=3600).ask.within_s == 60
 

@@ -122,7 +122,7 @@ def test_the_strategy_is_shown_chosen_and_used() -> None:
     assert said.splitlines() == [
         "strategy: first",
         "strategy: vote",
-        "error: no strategy 'majority'; use one of first, concat, longest, vote",
+        "error: no strategy 'majority'; use one of first, concat, longest, vote, semantic, judge, synthesise, race",
     ]
     assert cluster.asks[0].strategy is AggregateStrategy.VOTE
 

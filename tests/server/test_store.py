@@ -16,9 +16,9 @@ import pytest
 
 from chorus_proto.errors import ClusterError, CoordinatorUnavailable, Draining, InsufficientStorage, VersionMismatch
 from chorus_proto.ids import ModelName, NodeId
+from chorus_proto.sqlite import writer as writer_module
 from chorus_proto.values import EngineKind, Gpu, Hardware
 from chorus_server.store import Measurement, SavedNode, Store
-from chorus_server.store import writer as writer_module
 from chorus_server.store.schema import MIGRATIONS
 
 ATTIC = NodeId("attic")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from chorus_http.app import create_app
+from chorus_http.chats.store import ChatStore
 from chorus_http.listen import HttpServer, serving
 from chorus_http.settings import HttpSettings
 from chorus_proto.clock import SystemClock
@@ -20,9 +21,11 @@ WITHIN_S = 10.0
 
 
 @asynccontextmanager
-async def http_face(cluster: Cluster, settings: HttpSettings | None = None) -> AsyncGenerator[HttpServer, None]:
+async def http_face(
+    cluster: Cluster, settings: HttpSettings | None = None, *, chats: ChatStore | None = None
+) -> AsyncGenerator[HttpServer, None]:
     chosen = settings or HttpSettings(http_port=0, drain_within_s=1.0)
-    async with serving(create_app(cluster, chosen, SystemClock()), chosen) as server:
+    async with serving(create_app(cluster, chosen, SystemClock(), chats=chats), chosen) as server:
         yield server
 
 

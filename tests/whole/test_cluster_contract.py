@@ -17,6 +17,7 @@ from chorus_proto.backends import NewBackend
 from chorus_proto.cluster import (
     FOR_EVER_S,
     Ask,
+    AskDelta,
     AskFinished,
     Call,
     CallEvent,
@@ -219,6 +220,26 @@ def test_all_nodes_can_be_asked(play: Callable[..., None]) -> None:
             async with aclosing(door.ask(ask_for("yes", nodes=("garage",)))) as events:
                 async for _ in events:
                     pass
+
+    play(scenario, "attic", "cellar")
+
+
+def test_a_council_is_asked_under_its_name_through_both_doors(play: Callable[..., None]) -> None:
+    async def scenario(door: Cluster, cluster: SmallCluster) -> None:
+        async with aclosing(door.ask(ask_for("yes", council=ModelName("council/all")))) as events:
+            seen = [event async for event in events]
+        finished = seen[-1]
+        assert isinstance(finished, AskFinished)
+        assert (finished.strategy, finished.text, finished.disagreement) == (AggregateStrategy.VOTE, "yes", 0.0)
+        assert b"".join(event.text for event in seen if isinstance(event, AskDelta)) == b"yes"
+        assert {member.node_name: member.agrees for member in finished.members} == {"attic": True, "cellar": True}
+        assert sorted(member.member for member in finished.members) == [0, 1]
+        assert all(member.weight for member in finished.members)
+        _, text = await collected(door.submit(call_for("yes", model="council/all")))
+        assert text == "yes"
+        with pytest.raises(ModelNotFound, match="council/all"):
+            await collected(door.submit(call_for("yes", model="council/none")))
+        assert [one.name for one in (await door.state()).councils] == ["council/all"]
 
     play(scenario, "attic", "cellar")
 

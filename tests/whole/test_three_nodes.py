@@ -85,7 +85,7 @@ def test_every_model_answers_the_openai_client(three: Three) -> None:
 
 
 def ask_all_models(client: openai.OpenAI) -> None:
-    assert {model.id for model in client.models.list()} == set(MODELS.values())
+    assert {model.id for model in client.models.list()} == {*MODELS.values(), "council/all"}
     for model in MODELS.values():
         stream = client.chat.completions.create(
             model=model,
@@ -119,6 +119,35 @@ def ask_all_models(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="demo-tiny", messages=[{"role": "user", "content": "Hi"}], temperature=-1)
     assert caught.value.param == "temperature"
+
+
+def test_a_council_answers_the_openai_client_like_any_model(three: Three) -> None:
+    asked = "What is the capital of Italy?"
+    with openai.OpenAI(base_url=f"{three.url}/v1", api_key="none", max_retries=0) as client:
+        whole = client.chat.completions.create(
+            model="council/all", messages=[{"role": "user", "content": asked}], temperature=0
+        )
+        assert whole.choices[0].message.content == "The capital of Italy is Rome."
+        shown = cast("dict[str, object]", (whole.model_extra or {})["x_council"])
+        assert {member["model"] for member in cast("Rows", shown["members"])} == set(MODELS.values())
+        assert shown["disagreement"] == 0
+        stream = client.chat.completions.create(
+            model="council/all", messages=[{"role": "user", "content": asked}], temperature=0, stream=True
+        )
+        chunks = list(stream)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "The capital of Italy is Rome."
+        told = [cast("dict[str, object]", extra["x_council"]) for chunk in chunks if (extra := chunk.model_extra)]
+        assert sum("member" in one for one in told) == 3
+
+
+def test_a_chat_session_is_answered_by_a_council(three: Three) -> None:
+    session = http(f"{three.url}/chat/sessions", {"model": "council/all"}).json()["id"]
+    body = {"content": "What is the capital of France?", "temperature": 0}
+    message = cast("dict[str, object]", http(f"{three.url}/chat/sessions/{session}/messages", body).json()["message"])
+    assert message["content"] == "The capital of France is Paris."
+    council = cast("dict[str, dict[str, object]]", message["answer"])["council"]
+    assert len(cast("Rows", council["members"])) == 3
+    assert http(f"{three.url}/query", {"prompt": "2 + 2 = ?", "model": "council/all"}).json()["strategy"] == "vote"
 
 
 def test_reassign_says_what_each_pc_holds_and_why(three: Three) -> None:

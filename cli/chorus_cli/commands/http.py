@@ -16,6 +16,7 @@ from chorus_cli.ready_file import ready_file
 from chorus_cli.remote import dialled
 from chorus_cli.settings import CliSettings
 from chorus_http.app import create_app
+from chorus_http.chats.store import ChatStore
 from chorus_http.grpc_cluster import GrpcCluster
 from chorus_http.listen import CannotListen, HttpServer, serving
 from chorus_http.settings import HttpSettings
@@ -23,6 +24,7 @@ from chorus_proto.clock import Clock, SystemClock
 from chorus_proto.cluster import Cluster
 from chorus_proto.errors import ClusterError
 from chorus_proto.exposure import needs_keys, refuse_exposure
+from chorus_proto.files import state_folder
 from chorus_proto.settings import SettingsError
 
 RETRY_S = 0.25
@@ -87,7 +89,24 @@ async def listening(cluster: Cluster, settings: HttpSettings, clock: Clock) -> A
     keys = asks_for_keys(settings)
     refuse_exposure("the HTTP address", settings.host, insecure=settings.insecure, encrypted=False, keys=keys)
     try:
-        async with serving(create_app(cluster, settings, clock), settings) as server:
+        async with (
+            kept_chats(settings) as chats,
+            serving(create_app(cluster, settings, clock, chats=chats), settings) as server,
+        ):
             yield server
     except CannotListen as error:
         raise SettingsError(str(error)) from None
+
+
+@asynccontextmanager
+async def kept_chats(settings: HttpSettings) -> AsyncGenerator[ChatStore]:
+    """The chat sessions in the state folder while the block runs. Raises SettingsError when they cannot be used."""
+    folder = state_folder(settings.state_dir)
+    try:
+        chats = await asyncio.to_thread(ChatStore.open, folder / "chats.sqlite")
+    except ClusterError as error:
+        raise SettingsError(error.message) from None
+    try:
+        yield chats
+    finally:
+        await asyncio.to_thread(chats.close)

@@ -11,7 +11,7 @@ from chorus_http.replies import json_reply
 from chorus_http.state import StateReader, find_model, ready_models
 from chorus_proto.clock import Clock
 from chorus_proto.dialects.openai_request import parse_chat, parse_completion
-from chorus_proto.values import ModelSummary
+from chorus_proto.values import CouncilSummary, ModelSummary
 
 
 def openai_routes(caller: Caller, states: StateReader, clock: Clock) -> Blueprint:
@@ -26,11 +26,17 @@ def openai_routes(caller: Caller, states: StateReader, clock: Clock) -> Blueprin
         return await caller.answer(parse_completion(await json_body()), current_exchange())
 
     async def models() -> Response:
-        ready = ready_models(await states.state())
-        return json_reply({"object": "list", "data": [_model(model, created_unix_s) for model in ready]})
+        state = await states.state()
+        listed = [_model(model, created_unix_s) for model in ready_models(state)]
+        listed += [_council(council, created_unix_s) for council in state.councils]
+        return json_reply({"object": "list", "data": listed})
 
     async def model(name: str) -> Response:
-        return json_reply(_model(find_model(await states.state(), name), created_unix_s))
+        state = await states.state()
+        council = next((one for one in state.councils if one.name == name.lower()), None)
+        if council is not None:
+            return json_reply(_council(council, created_unix_s))
+        return json_reply(_model(find_model(state, name), created_unix_s))
 
     routes.add_url_rule("/v1/chat/completions", "chat", chat, methods=["POST"])
     routes.add_url_rule("/v1/completions", "completions", completions, methods=["POST"])
@@ -55,4 +61,16 @@ def _model(model: ModelSummary, created_unix_s: int) -> dict[str, object]:
             "context_tokens": model.context_tokens or None,
             "embedding": model.embedding,
         },
+    }
+
+
+def _council(council: CouncilSummary, created_unix_s: int) -> dict[str, object]:
+    """Several models that answer as one."""
+    return {
+        "id": council.name,
+        "object": "model",
+        "created": created_unix_s,
+        "owned_by": "chorus",
+        "name": council.name,
+        "x_chorus": {"council": True, "strategy": council.strategy, "members": council.members},
     }

@@ -14,10 +14,9 @@ from chorus_http.metrics import HttpMetrics
 from chorus_http.replies import encoded, json_reply
 from chorus_http.settings import HttpSettings
 from chorus_http.sse import GRACE_S, EventStream, Source, event_stream_response, named_event
-from chorus_proto.cluster import AskEvent, AskFinished, Cluster, MemberAnswer, MemberDelta, MemberStarted
+from chorus_proto.cluster import AskDelta, AskEvent, AskFinished, Cluster, MemberAnswer, MemberDelta, MemberStarted
 from chorus_proto.dialects.query_request import ParsedQuery, parse_query
 from chorus_proto.errors import DeadlineExceeded, InternalError
-from chorus_proto.ids import NodeId
 
 
 def query_routes(cluster: Cluster, settings: HttpSettings, metrics: HttpMetrics) -> Blueprint:
@@ -64,26 +63,35 @@ class _Events:
     def __init__(self, parsed: ParsedQuery, exchange: Exchange) -> None:
         self._parsed = parsed
         self._exchange = exchange
-        self._decoders: dict[NodeId, codecs.IncrementalDecoder] = {}
+        self._decoders: dict[int | None, codecs.IncrementalDecoder] = {}
 
     def render(self, event: AskEvent) -> bytes:
         match event:
             case MemberStarted():
-                started = {"node_id": event.node_id, "node": event.node_name, "model": event.model}
+                started = {**_who(event), "node": event.node_name, "model": event.model}
                 return named_event("member_started", encoded(started))
             case MemberDelta():
-                text = self._decoded(event)
-                return named_event("member_delta", encoded({"node_id": event.node_id, "text": text})) if text else b""
+                text = self._decoded(event.member, event.text)
+                return named_event("member_delta", encoded({**_who(event), "text": text})) if text else b""
             case MemberAnswer():
                 return named_event("member_answer", encoded(_member(event)))
+            case AskDelta():
+                text = self._decoded(None, event.text)
+                return named_event("answer_delta", encoded({"text": text})) if text else b""
             case AskFinished():
                 return named_event("finished", encoded(_answer(event, self._parsed, self._exchange)))
 
-    def _decoded(self, delta: MemberDelta) -> str:
-        decoder = self._decoders.get(delta.node_id)
+    def _decoded(self, whose: int | None, raw: bytes) -> str:
+        """Of one member, or with None of the one answer."""
+        decoder = self._decoders.get(whose)
         if decoder is None:
-            decoder = self._decoders[delta.node_id] = codecs.getincrementaldecoder("utf-8")("replace")
-        return decoder.decode(delta.text)
+            decoder = self._decoders[whose] = codecs.getincrementaldecoder("utf-8")("replace")
+        return decoder.decode(raw)
+
+
+def _who(event: MemberStarted | MemberDelta | MemberAnswer) -> dict[str, object]:
+    """`member` tells the answers of one node apart."""
+    return {"node_id": event.node_id, "member": event.member}
 
 
 def _answer(finished: AskFinished, parsed: ParsedQuery, exchange: Exchange) -> dict[str, object]:
@@ -95,6 +103,9 @@ def _answer(finished: AskFinished, parsed: ParsedQuery, exchange: Exchange) -> d
         "answer": finished.text,
         "response": finished.text,
         "agreement": finished.agreement,
+        "disagreement": finished.disagreement,
+        "spared": finished.spared,
+        "note": finished.note,
         "seconds": finished.seconds,
         "members": [_member(member) for member in finished.members],
         "missing": [member.node_name for member in finished.members if member.error is not None],
@@ -103,7 +114,7 @@ def _answer(finished: AskFinished, parsed: ParsedQuery, exchange: Exchange) -> d
 
 def _member(member: MemberAnswer) -> dict[str, object]:
     shown: dict[str, object] = {
-        "node_id": member.node_id,
+        **_who(member),
         "node": member.node_name,
         "model": member.model,
         "text": member.text,
@@ -112,6 +123,10 @@ def _member(member: MemberAnswer) -> dict[str, object]:
         "tokens_per_s": member.tokens_per_s,
         "finish_reason": member.finish_reason,
     }
+    if member.weight is not None:
+        shown["weight"] = member.weight
+    if member.agrees is not None:
+        shown["agrees"] = member.agrees
     if member.error is not None:
         shown["error"] = {"code": member.error.code, "message": member.error.message}
     return shown

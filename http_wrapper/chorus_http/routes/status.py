@@ -32,6 +32,8 @@ _ENDPOINTS = {
     "POST /query": 'ask several PCs at once: {"prompt": ..., "strategy": "first|concat|longest|vote"}',
     "GET /queue/status": "who waits for a slot, in which place and for how long, and who runs",
     "POST /route/explain": "where the request in the body would run and why; nothing is run",
+    "GET /chat/sessions": "your chat sessions; POST makes one, POST .../ID/messages talks in it",
+    "GET /chat/search": "find words in all that was said: ?q=...",
     "POST /reassign": "place the models anew",
     "POST /v1/chat/completions": "OpenAI chat, also streamed",
     "POST /v1/completions": "OpenAI completions, also streamed",

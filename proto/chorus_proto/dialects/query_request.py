@@ -11,8 +11,9 @@ from chorus_proto.cluster import Ask
 from chorus_proto.dialects.fields import ModelText, Temperature, Text, TokenLimit, TopP, read_fields
 from chorus_proto.dialects.parsed import check_model_name, tokens_estimate
 from chorus_proto.dialects.strict_json import load_object
+from chorus_proto.errors import InvalidRequest
 from chorus_proto.generation import Generation, Message
-from chorus_proto.ids import RequestId
+from chorus_proto.ids import COUNCIL_PREFIX, RequestId
 from chorus_proto.values import AggregateStrategy
 
 
@@ -59,18 +60,23 @@ def parse_query(raw: bytes, *, request_id: RequestId, within_s: float, user: str
         # Nodes' answers are compared, and thoughts are not part of them.
         separate_thinking=True,
     )
+    model = check_model_name(fields.model) if fields.model else None
+    council = model if model is not None and model.lower().startswith(COUNCIL_PREFIX) else None
+    if council is not None and (fields.nodes or fields.strategy is not None or fields.quorum is not None):
+        raise InvalidRequest("A council's definition says who is asked and how; name no more than it.", param="model")
     ask = Ask(
         request_id=request_id,
         generation=generation.encoded(),
         prompt_tokens_estimate=tokens_estimate(sum(len(message.content.encode()) for message in messages)),
         within_s=min(fields.timeout_s or within_s, within_s),
         strategy=fields.strategy or AggregateStrategy.FIRST,
-        model=check_model_name(fields.model) if fields.model else None,
+        model=model if council is None else None,
         nodes=tuple(fields.nodes or ()),
         max_tokens=fields.max_tokens,
         quorum=fields.quorum,
         user=user,
         key_id=key_id,
+        council=council,
     )
     return ParsedQuery(fields.prompt, bool(fields.stream), ask)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from chorus_proto.ids import ModelName
-from chorus_server.store.writer import Writer
+from chorus_proto.sqlite.writer import Writer
 
 
 class AliasTable:

@@ -8,7 +8,7 @@ import msgspec
 
 from chorus_proto.backends import NewBackend, RegisteredBackend
 from chorus_proto.ids import NodeId
-from chorus_server.store.writer import Writer
+from chorus_proto.sqlite.writer import Writer
 
 _COLUMNS = ("name", "node_id", "url", "models", "model_type", "slots", "api_key", "created_unix_s")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from chorus_proto.keys import ApiKey, KeyId, Scope
-from chorus_server.store.writer import Writer
+from chorus_proto.sqlite.writer import Writer
 
 _COLUMNS = (
     *("key_id", "digest", "name", "owner", "scopes", "created_unix_s", "expires_unix_s", "last_used_unix_s"),

@@ -11,13 +11,13 @@ from pathlib import Path
 import msgspec
 
 from chorus_proto.ids import ModelName, NodeId
+from chorus_proto.sqlite.writer import Writer
 from chorus_proto.values import EngineKind, Hardware, ModelFile
 from chorus_server.store.aliases import AliasTable
 from chorus_server.store.backends import BackendTable
 from chorus_server.store.keys import KeyTable
 from chorus_server.store.records import Measurement, Opened, SavedNode
 from chorus_server.store.schema import open_database
-from chorus_server.store.writer import Writer
 
 log = logging.getLogger(__name__)
 

@@ -34,6 +34,6 @@ def as_cluster_error(error: sqlite3.Error, path: Path) -> ClusterError:
                 f"{path} cannot be used ({error}): check its disk and permissions, or choose another --state-dir"
             )
         case code if code in _DAMAGED:
-            return CoordinatorUnavailable(f"{path} is damaged ({error}): restart the coordinator to start it anew")
+            return CoordinatorUnavailable(f"{path} is damaged ({error}): restart Chorus to start it anew")
         case _:
             return InternalError(f"{path}: {error}")

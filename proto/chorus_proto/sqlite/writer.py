@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from chorus_proto.errors import ClusterError, Draining, InternalError, QueueFull
-from chorus_server.store.failures import as_cluster_error
+from chorus_proto.sqlite.failures import as_cluster_error
 
 log = logging.getLogger(__name__)
 
