@@ -65,7 +65,8 @@ class WatchedCalls:
         self.sabotage: Sabotage | None = None
         self.sent_bytes = 0
         self.first_offsets: list[int] = []
-        self.slow_s = 0.0
+        self.hold_at: int | None = None
+        """Nothing from this byte on is sent while it is set."""
 
     def incoming(self, ticket: str, offset: int) -> AbstractAsyncContextManager[Incoming]:
         return self._calls.incoming(ticket, offset)
@@ -95,7 +96,8 @@ class WatchedCalls:
             if plan is not None and plan.lie and chunk.piece_sha256:
                 chunk = replace(chunk, piece_sha256=hashlib.sha256(piece).digest())
             self.sent_bytes += len(chunk.content)
-            await asyncio.sleep(self.slow_s)
+            while self.hold_at is not None and chunk.end > self.hold_at:
+                await asyncio.sleep(0.01)
             yield chunk
 
 
