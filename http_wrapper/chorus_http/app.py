@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from quart import Quart, request
 from quart_cors import cors  # pyright: ignore[reportUnknownVariableType]  # its patterns are typed in part only
@@ -28,6 +28,7 @@ from chorus_http.routes.embeddings import embeddings_routes
 from chorus_http.routes.execute import execute_routes
 from chorus_http.routes.llama_router import llama_router_routes
 from chorus_http.routes.model import model_routes
+from chorus_http.routes.no_rag import no_rag_routes
 from chorus_http.routes.ollama import ollama_routes
 from chorus_http.routes.ollama_embed import ollama_embed_routes
 from chorus_http.routes.ollama_models import ollama_model_routes
@@ -38,19 +39,32 @@ from chorus_http.routes.responses import responses_routes
 from chorus_http.routes.status import status_routes
 from chorus_http.settings import HttpSettings
 from chorus_http.state import StateReader
+from chorus_http.upload_request import request_class
 from chorus_proto.clock import Clock
 from chorus_proto.cluster import Cluster
 
+if TYPE_CHECKING:
+    from chorus_http.rag.opening import LibraryDoor
 
-def create_app(cluster: Cluster, settings: HttpSettings, clock: Clock, *, chats: ChatStore | None = None) -> Quart:
+
+def create_app(
+    cluster: Cluster,
+    settings: HttpSettings,
+    clock: Clock,
+    documents: LibraryDoor | None = None,
+    *,
+    chats: ChatStore | None = None,
+) -> Quart:
     """An ASGI app that owns nothing beyond its requests; `listen.serving` puts it on a port.
 
-    `chats` is closed by who opened it; None: no chat sessions here.
+    `documents`: None where the packages of the extra `rag` are missing. `chats` is closed by who opened it; None: no
+    chat sessions here.
     """
     app = Quart("chorus_http", static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.body_limit_bytes
     app.config["BODY_TIMEOUT"] = settings.body_within_s
     app.config["RESPONSE_TIMEOUT"] = None
+    app.request_class = request_class(settings)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # its redirects would be HTML
 
@@ -61,7 +75,16 @@ def create_app(cluster: Cluster, settings: HttpSettings, clock: Clock, *, chats:
     control = ModelControl(
         cluster, states, answer_within_s=settings.metadata_within_s, load_within_s=settings.request_within_s
     )
-    app.register_blueprint(openai_routes(caller, states, clock))
+    chat_documents = None
+    if documents is None:
+        app.register_blueprint(no_rag_routes())
+    else:
+        from chorus_http.rag.composition import documents_of  # its packages are there: somebody made `documents`
+
+        rag = documents_of(documents, cluster, states, settings, metrics)
+        app.register_blueprint(rag.routes)
+        chat_documents = rag.chat
+    app.register_blueprint(openai_routes(caller, states, clock, chat_documents))
     kept = KeptResponses(cluster)
     app.after_serving(kept.aclose)
     app.register_blueprint(responses_routes(caller, kept, settings, metrics, clock))

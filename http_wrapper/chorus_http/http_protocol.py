@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from chorus_http.body_limits import body_limit_bytes, body_within_s
 from chorus_http.errors import error_body
 from chorus_http.exchange import ABORT_KEY
 from chorus_http.settings import HttpSettings
@@ -87,12 +88,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._reading_head = False
-        self._within(self.settings.body_within_s + _BODY_GRACE_S)
         super().on_headers_complete()
+        self._within(body_within_s(self.settings, self._path()) + _BODY_GRACE_S)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
-        if self._body_bytes > _DRAINED_BODIES * self.settings.body_limit_bytes:
+        if self._body_bytes > _DRAINED_BODIES * body_limit_bytes(self.settings, self._path()):
             self.transport.close()
             return
         super().on_body(body)
@@ -109,6 +110,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             % (STATUS_LINE[status], len(body), body)
         )
         self.transport.close()
+
+    def _path(self) -> str:
+        return cast("str", cast("dict[str, object]", self.scope)["path"])
 
     def _count_head(self, count: int) -> None:
         self._head_bytes += count

@@ -15,6 +15,7 @@ ANY_KEY: Right = frozenset(Scope)
 ASK: Right = frozenset({Scope.INFER})
 TALK: Right = frozenset({Scope.CHAT})
 LOOK: Right = frozenset({Scope.INFER, Scope.CHAT, Scope.RAG})
+DOCUMENTS: Right = frozenset({Scope.RAG})
 WATCH: Right = frozenset({Scope.METRICS})
 RULE: Right = frozenset({Scope.ADMIN})
 
@@ -71,6 +72,18 @@ RIGHTS: Mapping[str, Right | None] = {
     "GET /props": LOOK,
     "POST /v1/execute": ASK,
     "GET /v1/status": WATCH,
+    "POST /rag/documents": DOCUMENTS,
+    "GET /rag/documents": DOCUMENTS,
+    "GET /rag/documents/<document_id>": DOCUMENTS,
+    "DELETE /rag/documents/<document_id>": DOCUMENTS,
+    "POST /rag/folders": RULE,
+    "GET /rag/collections": DOCUMENTS,
+    "DELETE /rag/collections/<name>": DOCUMENTS,
+    "GET /rag/ingests": DOCUMENTS,
+    "GET /rag/ingests/<ingest_id>": DOCUMENTS,
+    "DELETE /rag/ingests/<ingest_id>": DOCUMENTS,
+    "POST /rag/search": DOCUMENTS,
+    "POST /rag/ask": DOCUMENTS,
     "GET /openapi.json": LOOK,
     "GET /docs": PUBLIC,
     "GET /chat/sessions": TALK,

@@ -51,6 +51,23 @@ class HttpSettings:
     drain_within_s: float = setting(30.0, "running requests may finish for this long at shutdown", minimum=0)
     cors_origins: tuple[str, ...] = setting((), "origins whose web pages may call; none by default")
     log_requests: bool = setting(False, "one log line for each request, never with prompts")
+    rag_database: str = setting(
+        "", "postgresql:// address of a server with pgvector for documents; empty: a file in state_dir", secret=True
+    )
+    rag_embedding_model: str = setting(
+        "", "model on the nodes that makes the vectors of documents; empty: the one that comes with Chorus"
+    )
+    rag_rerank_model: str = setting(
+        "", "model that orders passages again for callers who ask; empty: the largest loaded"
+    )
+    rag_upload_limit_bytes: int = setting(64 * 1024 * 1024, "largest upload of documents", minimum=1024)
+    rag_upload_within_s: float = setting(600.0, "an upload that takes longer to arrive is refused", minimum=0.1)
+    rag_parse_within_s: float = setting(30.0, "a document that takes longer to read is refused", minimum=0.1)
+    rag_embed_within_s: float = setting(120.0, "longest wait for the vectors of a few texts", minimum=0.1)
+    rag_memory_bytes: int = setting(
+        2 * 1024**3, "vectors held in memory; a collection with more needs rag_database", minimum=1024**2
+    )
+    rag_folders: tuple[Path, ...] = setting((), "folders of this PC whose documents callers may have taken in")
 
     def check(self) -> None:
         """Raises SettingsError for two settings that contradict each other."""

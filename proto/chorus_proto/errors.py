@@ -56,6 +56,7 @@ class ErrorCode(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     EMBEDDING_MODEL_CHANGED = "embedding_model_changed"
     SESSION_BUSY = "session_busy"
+    STORE_UNAVAILABLE = "store_unavailable"
     VERSION_MISMATCH = "version_mismatch"
     DUPLICATE_NODE = "duplicate_node"
     UNSUPPORTED = "unsupported"
@@ -115,6 +116,7 @@ SURFACE: dict[ErrorCode, Surface] = {
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: Surface(grpc=_GRPC.INVALID_ARGUMENT, http=415),
     ErrorCode.EMBEDDING_MODEL_CHANGED: Surface(grpc=_GRPC.FAILED_PRECONDITION, http=409),
     ErrorCode.SESSION_BUSY: Surface(grpc=_GRPC.FAILED_PRECONDITION, http=409),
+    ErrorCode.STORE_UNAVAILABLE: Surface(grpc=_GRPC.UNAVAILABLE, http=503),
     ErrorCode.VERSION_MISMATCH: Surface(grpc=_GRPC.FAILED_PRECONDITION, http=409),
     ErrorCode.DUPLICATE_NODE: Surface(grpc=_GRPC.ALREADY_EXISTS, http=409),
     ErrorCode.UNSUPPORTED: Surface(grpc=_GRPC.UNIMPLEMENTED, http=501),
@@ -382,6 +384,12 @@ class SessionBusy(ClusterError):
     """An answer is being written in this chat session."""
 
     code = ErrorCode.SESSION_BUSY
+
+
+class StoreUnavailable(ClusterError):
+    """The database cannot be used: it is locked, damaged or away; the message says which one and the fix."""
+
+    code = ErrorCode.STORE_UNAVAILABLE
 
 
 class VersionMismatch(ClusterError):

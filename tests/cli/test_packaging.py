@@ -41,6 +41,7 @@ def test_each_dependency_has_its_reason_and_nothing_else_has_one() -> None:
 def test_every_third_party_import_is_a_dependency() -> None:
     own = {"chorus_proto", "chorus_server", "chorus_client", "chorus_http", "chorus_cli"}
     names = {
+        "charset_normalizer": "charset-normalizer",
         "google": "protobuf",
         "grpc": "grpcio",
         "prometheus_client": "prometheus-client",
@@ -52,7 +53,11 @@ def test_every_third_party_import_is_a_dependency() -> None:
     listed = {bare(one) for one in needed()}
     extras = cast("dict[str, list[str]]", project()["optional-dependencies"])
     # An extra's packages may be imported by the modules that need the extra, and by no other.
-    of_extra = {"model_server": {bare(one) for one in extras["transformers"]} | {"jinja2"}}
+    documents = {bare(one) for extra in ("rag", "postgres") for one in extras[extra]}
+    of_extra = {
+        "model_server": {bare(one) for one in extras["transformers"]} | {"jinja2"},
+        **dict.fromkeys(("rag", "parsers"), documents),
+    }
     for package in ("proto/chorus_proto", "server", "client", "http_wrapper", "cli"):
         for file in (ROOT / package).rglob("*.py"):
             for line in file.read_text(encoding="utf-8").splitlines():

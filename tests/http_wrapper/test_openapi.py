@@ -16,12 +16,14 @@ from chorus_http.app import create_app
 from chorus_http.openapi.document import openapi_document
 from chorus_http.openapi.parts import PARTS
 from chorus_http.openapi.table import OPERATIONS, REQUESTS
+from chorus_http.rag.opening import library_door
 from chorus_http.rights import RIGHTS
 from chorus_http.settings import HttpSettings
 from chorus_proto.clock import SystemClock
 from chorus_proto.cluster import Call
 from chorus_proto.generation import Delta, Done, Generation, Piece
 from chorus_proto.values import Replica, ReplicaReport, ReplicaState
+from tests.support.embedder import WordEmbedder
 from tests.support.fake_cluster import MODEL, FakeCluster, council, paris, ready_state
 from tests.support.http_face import get, http_face, send_raw
 
@@ -117,7 +119,11 @@ def test_a_property_based_run_over_the_document_finds_no_5xx_and_no_breach_of_a_
         loaded = Replica(report=ReplicaReport(model=MODEL, state=ReplicaState.READY))
         cluster.shown_state = replace(state, nodes=(replace(state.nodes[0], replicas=(loaded,)),))
         settings = HttpSettings(http_port=0, drain_within_s=1.0, address_requests_per_minute=0)
-        async with http_face(cluster, settings) as server:
+        settings = replace(settings, state_dir=tmp_path)
+        async with (
+            library_door(settings, WordEmbedder(), SystemClock()) as documents,
+            http_face(cluster, settings, documents) as server,
+        ):
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
                 "--checks=not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",

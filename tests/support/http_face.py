@@ -13,6 +13,7 @@ import msgspec
 from chorus_http.app import create_app
 from chorus_http.chats.store import ChatStore
 from chorus_http.listen import HttpServer, serving
+from chorus_http.rag.opening import LibraryDoor
 from chorus_http.settings import HttpSettings
 from chorus_proto.clock import SystemClock
 from chorus_proto.cluster import Cluster
@@ -22,10 +23,14 @@ WITHIN_S = 10.0
 
 @asynccontextmanager
 async def http_face(
-    cluster: Cluster, settings: HttpSettings | None = None, *, chats: ChatStore | None = None
+    cluster: Cluster,
+    settings: HttpSettings | None = None,
+    documents: LibraryDoor | None = None,
+    *,
+    chats: ChatStore | None = None,
 ) -> AsyncGenerator[HttpServer, None]:
     chosen = settings or HttpSettings(http_port=0, drain_within_s=1.0)
-    async with serving(create_app(cluster, chosen, SystemClock(), chats=chats), chosen) as server:
+    async with serving(create_app(cluster, chosen, SystemClock(), documents, chats=chats), chosen) as server:
         yield server
 
 

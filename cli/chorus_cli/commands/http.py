@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from chorus_cli.address import checked_address
+from chorus_cli.documents import documents_door
 from chorus_cli.options import effective, ready_file_option, settings_options
 from chorus_cli.process import first_of, logging_to, pid_file, run_until_stopped
 from chorus_cli.ready_file import ready_file
@@ -91,7 +92,8 @@ async def listening(cluster: Cluster, settings: HttpSettings, clock: Clock) -> A
     try:
         async with (
             kept_chats(settings) as chats,
-            serving(create_app(cluster, settings, clock, chats=chats), settings) as server,
+            documents_door(settings, cluster, clock) as documents,
+            serving(create_app(cluster, settings, clock, documents, chats=chats), settings) as server,
         ):
             yield server
     except CannotListen as error:

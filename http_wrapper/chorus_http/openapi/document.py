@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import TypeAlias, cast
 
 import msgspec
@@ -100,6 +101,10 @@ def _responses(told: Told) -> Schema:
     refused = {JSON: {"schema": {"$ref": _REFS + told.refused.__name__}}}
     for status, words in _ANYWHERE.items():
         responses[str(status)] = {"description": words, "content": refused}
+    for status in told.errors:
+        accepted: Schema = {"description": "It goes on; see its id.", "content": content}
+        denied: Schema = {"description": HTTPStatus(status).phrase, "content": refused}
+        responses[str(status)] = accepted if status < 300 else denied
     return cast("Schema", responses)
 
 

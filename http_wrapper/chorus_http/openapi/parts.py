@@ -90,10 +90,36 @@ _CLAUDE: Mapping[str, Schema] = {
     "x_chorus": _CHORUS,
 }
 
+_METADATA_VALUE: Schema = {"anyOf": [_TEXT, {"type": "number"}, {"type": "boolean"}]}
+_METADATA_VALUES: Schema = {"anyOf": [_METADATA_VALUE, _list_of(_METADATA_VALUE, minItems=1, maxItems=64)]}
+_BOUND: Schema = _maybe({"anyOf": [_TEXT, {"type": "number"}]})
+_FIELD_NAMES: Schema = {"pattern": r"^[\w.-]{1,64}$"}
+_METADATA: Schema = _maybe(
+    {"type": "object", "propertyNames": _FIELD_NAMES, "maxProperties": 64, "additionalProperties": _METADATA_VALUES}
+)
+_FILTER: Schema = _maybe(
+    {
+        "type": "object",
+        "propertyNames": _FIELD_NAMES,
+        "maxProperties": 16,
+        "additionalProperties": {
+            "anyOf": [
+                _METADATA_VALUES,
+                {
+                    "type": "object",
+                    "properties": {"in": _METADATA_VALUES, "not": _METADATA_VALUES, "gte": _BOUND, "lte": _BOUND},
+                    "additionalProperties": False,
+                },
+            ]
+        },
+    }
+)
+
 PARTS: Mapping[str, Mapping[str, Schema]] = {
     "ChatCompletionRequest": {
         **_SAMPLING,
         "messages": _MESSAGES,
+        "rag": _maybe({"anyOf": [{"type": "boolean"}, {"$ref": "#/components/schemas/ChatOption"}]}),
         "response_format": _FORMAT,
         "tools": _TOOLS,
         "tool_choice": _maybe({"anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}]}),
@@ -117,6 +143,10 @@ PARTS: Mapping[str, Mapping[str, Schema]] = {
     },
     "OllamaGenerateRequest": {**_OLLAMA, "images": _maybe(_list_of(_TEXT, maxItems=0))},
     "OllamaOptions": {"stop": _STOP},
+    "DocumentRequest": {"metadata": _METADATA},
+    "SearchRequest": {"filter": _FILTER},
+    "AskRequest": {"filter": _FILTER},
+    "ChatOption": {"filter": _FILTER},
     "LoadRequest": {"keep_alive": _KEEP_ALIVE},
     "MessagesRequest": _CLAUDE,
     "CountRequest": {name: part for name, part in _CLAUDE.items() if name != "x_chorus"},

@@ -9,6 +9,7 @@ import msgspec
 
 from chorus_http.model_status import ModelStatus
 from chorus_http.openapi import answers
+from chorus_http.rag import bodies
 from chorus_http.routes.backends import RegisterRequest, UnregisterRequest
 from chorus_http.routes.execute import ClusterStatus
 from chorus_http.routes.llama_router import Done, RouterModels, RouterRequest
@@ -61,6 +62,11 @@ REQUESTS: Mapping[str, Kind] = {
     "OllamaEmbedRequest": ollama_embed_request.EMBED_FIELDS,
     "OllamaEmbeddingsRequest": ollama_embed_request.EMBEDDINGS_FIELDS,
     "ResponsesRequest": responses_request.RESPONSES_FIELDS,
+    "DocumentRequest": bodies.NewText,
+    "ChatOption": bodies.ChatOption,
+    "FolderRequest": bodies.FolderBody,
+    "SearchRequest": bodies.SearchBody,
+    "AskRequest": bodies.AskBody,
     "RegisterRequest": RegisterRequest,
     "UnregisterRequest": UnregisterRequest,
 }
@@ -110,6 +116,14 @@ def _anthropic(summary: str, request: str, *answer: Kind, also: tuple[str, ...] 
         also=also,
         refused=answers.AnthropicError,
     )
+
+
+def _documents(
+    summary: str, request: str | None = None, *answer: Kind, status: int = 200, errors: tuple[int, ...] = ()
+) -> Told:
+    also = (NOTHING,) if status == 204 else (EVENTS,) if request == "AskRequest" else ()
+    taken = (request,) if request else ()
+    return Told(summary=summary, tag="Documents", request=taken, answer=answer, status=status, also=also, errors=errors)
 
 
 OPERATIONS: Mapping[str, Told] = {
@@ -169,6 +183,31 @@ OPERATIONS: Mapping[str, Told] = {
     "POST /v1/responses/<response_id>/cancel": _openai("End a response", None, answers.OpenAIResponse),
     "GET /v1/models": _openai("Models that can answer now", None, answers.OpenAIModels),
     "GET /v1/models/<path:name>": _openai("One model", None, answers.OpenAIModel),
+    "POST /rag/documents": _documents(
+        "Add a document; several at once as files of a form",
+        "DocumentRequest",
+        bodies.AddedReply,
+        bodies.IngestReply,
+        errors=(202, 409, 415, 422, 507),
+    ),
+    "GET /rag/documents": Told(
+        summary="Documents, page by page",
+        tag="Documents",
+        answer=(bodies.DocumentsReply,),
+        query=(("collection", "string"), ("limit", "integer"), ("after", "string")),
+    ),
+    "GET /rag/documents/<document_id>": _documents("One document", None, bodies.DocumentReply),
+    "DELETE /rag/documents/<document_id>": _documents("Delete a document", status=204),
+    "POST /rag/folders": _documents(
+        "Take in a folder of the server's PC", "FolderRequest", bodies.IngestReply, errors=(202,)
+    ),
+    "GET /rag/collections": _documents("Collections", None, bodies.CollectionsReply),
+    "DELETE /rag/collections/<name>": _documents("Delete a collection", status=204),
+    "GET /rag/ingests": _documents("What comes in, and what came in lately", None, bodies.IngestsReply),
+    "GET /rag/ingests/<ingest_id>": _documents("How far an ingest is", None, bodies.IngestReply),
+    "DELETE /rag/ingests/<ingest_id>": _documents("End an ingest", None, bodies.IngestReply),
+    "POST /rag/search": _documents("Passages by words and meaning", "SearchRequest", bodies.SearchReply, errors=(409,)),
+    "POST /rag/ask": _documents("An answer with citations", "AskRequest", bodies.AskReply, errors=(409,)),
     "POST /v1/messages": _anthropic("Messages", "MessagesRequest", answers.AnthropicMessage, also=(EVENTS,)),
     "POST /v1/messages/count_tokens": _anthropic("Count a prompt's tokens", "CountRequest", answers.AnthropicCount),
     "POST /api/chat": _ollama("Chat", "OllamaChatRequest", answers.OllamaChat, also=(LINES,)),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
 from quart import Blueprint, Response
 
 from chorus_http.body import json_body
 from chorus_http.calls import Caller
-from chorus_http.exchange import current_exchange
+from chorus_http.exchange import Exchange, current_exchange
 from chorus_http.replies import json_reply
 from chorus_http.state import StateReader, find_model, ready_models
 from chorus_proto.clock import Clock
@@ -14,13 +17,31 @@ from chorus_proto.dialects.openai_request import parse_chat, parse_completion
 from chorus_proto.values import CouncilSummary, ModelSummary
 
 
-def openai_routes(caller: Caller, states: StateReader, clock: Clock) -> Blueprint:
+class ChatDocuments(Protocol):
+    """The option `rag` of a chat; see `chorus_http.rag.chat_option`, which needs packages that may be missing."""
+
+    async def answered(
+        self, raw: bytes, exchange: Exchange, answer: Callable[[bytes], Awaitable[Response]]
+    ) -> Response:
+        """`answer` to the body with the passages that it asks for; to the body as it is when it asks for none."""
+        ...
+
+
+def openai_routes(
+    caller: Caller, states: StateReader, clock: Clock, documents: ChatDocuments | None = None
+) -> Blueprint:
     routes = Blueprint("openai", __name__)
     # OpenAI tells when a model was made; a cluster only knows since when it could have served it.
     created_unix_s = int(clock.unix_s())
 
     async def chat() -> Response:
-        return await caller.answer(parse_chat(await json_body()), current_exchange())
+        exchange = current_exchange()
+        raw = await json_body()
+
+        async def answer(body: bytes) -> Response:
+            return await caller.answer(parse_chat(body), exchange)
+
+        return await (answer(raw) if documents is None else documents.answered(raw, exchange, answer))
 
     async def completions() -> Response:
         return await caller.answer(parse_completion(await json_body()), current_exchange())

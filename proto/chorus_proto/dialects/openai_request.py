@@ -102,6 +102,8 @@ class _Chat(_Sampling, kw_only=True):
     separate_thinking: bool | None = None
     include_channels: Annotated[list[Channel], msgspec.Meta(max_length=8)] | None = None
     developer_instructions: Annotated[str, msgspec.Meta(max_length=1 << 20)] | None = None
+    # Taken out of the body by the wrapper, where documents are installed.
+    rag: Unchecked = None
     # Accepted; each asks for nothing that an answer from one's own PCs would show.
     metadata: dict[str, str] | None = None
     store: bool | None = None
@@ -125,6 +127,8 @@ def parse_chat(raw: bytes) -> ParsedRequest:
     Raises InvalidJson, InvalidRequest, UnknownParameter or UnsupportedParameter; `param` names the field.
     """
     fields = read_fields(load_object(raw, int64_names=("seed",)), _Chat, refused=_REFUSED_CHAT)
+    if fields.rag not in (None, False):
+        raise UnsupportedParameter("'rag' needs the packages for documents: chorus-llm[rag].", param="rag")
     messages = instructed(read_messages(fields.messages), fields.developer_instructions)
     if fields.max_tokens and fields.max_completion_tokens and fields.max_tokens != fields.max_completion_tokens:
         raise InvalidRequest(

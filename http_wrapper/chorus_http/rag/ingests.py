@@ -1,0 +1,152 @@
+"""Documents being taken in: a few at a time, each watched while it lasts and remembered for a while after."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType
+
+from chorus_http.rag.ingest import Ingested, Ingester, Progress, Submission
+from chorus_http.rag.parser_process import Parser
+from chorus_proto.clock import Clock
+from chorus_proto.errors import Cancelled, ClusterError, InternalError, NotFound, QueueFull
+
+log = logging.getLogger(__name__)
+
+IngestId = NewType("IngestId", str)
+"""`ing_` and 16 hexadecimal digits."""
+
+RUNNING_LIMIT = 2
+WAITING_LIMIT = 64
+REMEMBERED = 200
+
+
+class IngestState(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    """Each document has either come in or been refused."""
+    CANCELLED = "cancelled"
+
+
+@dataclass(slots=True, kw_only=True)
+class Item:
+    """One document of an ingest. `load` reads it when its turn comes; `name` is what its owner calls it."""
+
+    name: str
+    load: Callable[[], Awaitable[Submission]]
+    progress: Progress = field(default_factory=Progress)
+    result: Ingested | None = None
+    error: ClusterError | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.result is not None or self.error is not None
+
+
+@dataclass(slots=True, kw_only=True)
+class Ingest:
+    id: IngestId
+    owner: str
+    collection: str
+    items: Sequence[Item]
+    started_unix_s: float
+    state: IngestState = IngestState.WAITING
+    ended_unix_s: float | None = None
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def documents_done(self) -> int:
+        return sum(item.over for item in self.items)
+
+
+class Ingests:
+    """Owns the tasks. `close` ends them; what they had stored stays, and a repeated ingest goes on from there."""
+
+    def __init__(self, ingester: Ingester, parser: Parser, clock: Clock) -> None:
+        self._ingester = ingester
+        self._parser = parser
+        self._clock = clock
+        self._turns = asyncio.Semaphore(RUNNING_LIMIT)
+        self._known: OrderedDict[IngestId, Ingest] = OrderedDict()
+
+    def start(
+        self, owner: str, collection: str, items: Sequence[Item], *, after: Callable[[], Awaitable[None]] | None = None
+    ) -> Ingest:
+        """Begin as soon as there is room; `after` runs when all documents are over. Raises QueueFull."""
+        if sum(each.state is IngestState.WAITING for each in self._known.values()) >= WAITING_LIMIT:
+            raise QueueFull(f"{WAITING_LIMIT} uploads wait already; send this one later.", retry_after_s=30)
+        ingest = Ingest(
+            id=IngestId(f"ing_{secrets.token_hex(8)}"),
+            owner=owner,
+            collection=collection,
+            items=items,
+            started_unix_s=self._clock.unix_s(),
+        )
+        self._known[ingest.id] = ingest
+        over = [each.id for each in self._known.values() if each.ended_unix_s is not None]
+        for old in over[: max(0, len(over) - REMEMBERED)]:
+            del self._known[old]
+        ingest.task = asyncio.create_task(self._run(ingest, after), name=f"ingest:{ingest.id}")
+        return ingest
+
+    def of(self, owner: str) -> list[Ingest]:
+        """Newest first."""
+        return [each for each in reversed(self._known.values()) if each.owner == owner]
+
+    def get(self, owner: str, ingest_id: str) -> Ingest:
+        """Raises NotFound."""
+        found = self._known.get(IngestId(ingest_id))
+        if found is None or found.owner != owner:
+            raise NotFound("There is no such ingest; those that ended are forgotten after a while.")
+        return found
+
+    async def wait(self, ingest: Ingest) -> None:
+        """Until it is over; leaving earlier does not end it."""
+        if ingest.task is not None:
+            await asyncio.wait([ingest.task])
+
+    async def cancel(self, ingest: Ingest) -> None:
+        """What is in the collection already stays there."""
+        if ingest.task is not None and not ingest.task.done():
+            ingest.task.cancel()
+            await asyncio.wait([ingest.task])
+
+    async def close(self) -> None:
+        running = [each.task for each in self._known.values() if each.task is not None and not each.task.done()]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+
+    async def _run(self, ingest: Ingest, after: Callable[[], Awaitable[None]] | None) -> None:
+        try:
+            async with self._turns, self._parser.batch() as batch:
+                ingest.state = IngestState.RUNNING
+                for item in ingest.items:
+                    try:
+                        submission = await item.load()
+                        item.result = await self._ingester.ingest(
+                            ingest.owner, ingest.collection, submission, batch, item.progress
+                        )
+                    except ClusterError as error:
+                        log.info("ingest %s: a document was refused: %s", ingest.id, error.code)
+                        item.error = error
+                    except Exception as error:  # a supervisor: a bug ends this document alone
+                        log.error("bug in ingest %s", ingest.id, exc_info=error)
+                        item.error = InternalError(f"Internal error. The log has the details under {ingest.id}.")
+                if after is not None:
+                    await after()
+            ingest.state = IngestState.DONE
+        finally:
+            if ingest.state is not IngestState.DONE:
+                ingest.state = IngestState.CANCELLED
+                for item in ingest.items:
+                    if not item.over:
+                        item.error = Cancelled("The ingest was cancelled.")
+            ingest.ended_unix_s = self._clock.unix_s()

@@ -1,0 +1,70 @@
+"""Files that come as a form (RFC 7578): read, bounded, and never written under the name that they are sent with."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import cast
+
+from quart import request
+from werkzeug.datastructures import MultiDict
+
+from chorus_http.rag.bodies import read_metadata
+from chorus_http.rag.ingest import Submission
+from chorus_proto.dialects.strict_json import load_object
+from chorus_proto.errors import InvalidRequest, UnknownParameter
+
+FILES_LIMIT = 1000
+_FIELDS = frozenset({"collection", "title", "metadata", "wait", "source"})
+_NAME_CHARACTERS = 512
+_COLLECTION_CHARACTERS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    submissions: list[Submission]
+    collection: str | None
+    wait: bool
+
+
+async def read_upload() -> Upload:
+    """The form of this request. Raises InvalidRequest, UnknownParameter, and werkzeug's 408 and 413."""
+    try:
+        form = cast("MultiDict[str, str]", await request.form).to_dict()  # pyright: ignore[reportUnknownMemberType]  # untyped in Quart
+        files = [file for _, some in (await request.files).lists() for file in some]
+    except ValueError as error:
+        raise InvalidRequest(f"This is no multipart form: {error}.", param="Content-Type") from None
+    for name in form:
+        if name not in _FIELDS:
+            raise UnknownParameter(f"Unrecognized form field supplied: {name[:64]}.", param=name[:64])
+    if not files:
+        raise InvalidRequest("The form holds no file: send each as a part with a file name.", param="file")
+    if len(files) > FILES_LIMIT:
+        raise InvalidRequest(f"The form holds more than {FILES_LIMIT} files.", param="file")
+    for single in ("title", "source"):
+        if form.get(single) and len(files) > 1:
+            raise InvalidRequest(f"'{single}' is for one file; this form holds {len(files)}.", param=single)
+    collection = form.get("collection") or None
+    if collection is not None and len(collection) > _COLLECTION_CHARACTERS:
+        raise InvalidRequest(f"Invalid 'collection': longer than {_COLLECTION_CHARACTERS}.", param="collection")
+    metadata = read_metadata(load_object(form["metadata"].encode()) if form.get("metadata") else None)
+    submissions: list[Submission] = []
+    for file in files:
+        name = _clean(file.filename or "")
+        submissions.append(
+            Submission(
+                raw=await asyncio.to_thread(file.read),
+                name=name,
+                title=_clean(form.get("title", "")),
+                media_type=(file.content_type or "").partition(";")[0].strip(),
+                source=_clean(form.get("source", "")) or name or None,
+                metadata=metadata,
+            )
+        )
+        file.close()
+    return Upload(submissions, collection, wait=form.get("wait", "true").lower() not in ("false", "0", "no"))
+
+
+def _clean(name: str) -> str:
+    """What a person can read; it is shown, and compared, and nothing else."""
+    return "".join(c for c in name if c.isprintable())[:_NAME_CHARACTERS]
