@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 SYSTEM = "SYSTEM"
 SESSION = "SESSION"
@@ -41,6 +41,17 @@ class _Wire(Protocol):
     def recv_until_filtered(self, queue: deque[_Message]) -> _Message: ...
 
     def close(self) -> None: ...
+
+
+class _KeptFromChildren(socket.socket):
+    """Open files that arrive are not inherited: a child would hold a lock that this process lets go."""
+
+    def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+        if sys.platform == "linux":
+            flags |= socket.MSG_CMSG_CLOEXEC
+        return super().recvmsg(bufsize, ancbufsize, flags)
 
 
 class Bus:
@@ -84,8 +95,8 @@ class Bus:
 
         rule = jeepney.MatchRule(type="signal", interface=interface, member=member, path=path)
         bus = "org.freedesktop.DBus"
-        self.call(bus, "/org/freedesktop/DBus", bus, "AddMatch", rule.serialise(), signature="s")
         with self._wire.filter(rule) as arrived:
+            self.call(bus, "/org/freedesktop/DBus", bus, "AddMatch", rule.serialise(), signature="s")
             while True:
                 try:
                     message = self._wire.recv_until_filtered(arrived)
@@ -118,7 +129,10 @@ def _opened(address: str, within_s: float, *, with_files: bool) -> object:
 
     get_bus = cast("Callable[[str], object]", jeepney.bus.get_bus)  # pyright: ignore[reportUnknownMemberType]  # jeepney has no annotations
     prep = cast("Callable[..., socket.socket]", blocking.prep_socket)  # pyright: ignore[reportUnknownMemberType]  # jeepney has no annotations
-    wire = prep(get_bus(address), with_files, timeout=within_s)
+    prepared = prep(get_bus(address), with_files, timeout=within_s)
+    limit_s = prepared.gettimeout()
+    wire = _KeptFromChildren(fileno=prepared.detach())
+    wire.settimeout(limit_s)
     overdue = threading.Timer(within_s, _hang_up, (wire,))
     overdue.daemon = True
     overdue.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import subprocess
 import sys
 import threading
 import time
@@ -74,6 +75,24 @@ def test_the_pc_is_held_back_for_the_goodbye_and_then_let_go(tmp_path: Path) -> 
         thread.join(timeout=5)
         assert not thread.is_alive()
         assert not logind.is_held(-1), "nobody holds the PC back after the end"
+    logind.close()
+
+
+def test_an_engine_that_is_started_while_the_lock_is_held_does_not_hold_it_too(tmp_path: Path) -> None:
+    logind = Logind()
+    with fake_bus(tmp_path, Inhibit=logind.Inhibit) as bus:
+        notice = LogindNotice(bus.address)
+        thread = threading.Thread(target=notice.run, args=(lambda: None,))
+        thread.start()
+        until("it listens", lambda: any("AddMatch" in call for call in bus.calls))
+        # uvloop closes no files in its children, whatever it is asked for.
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+        prepare(bus, sleeps=True)
+        until("the lock is let go", lambda: not logind.is_held(-1))
+        assert child.poll() is None
+        child.communicate(b"\n", timeout=10)
+        notice.stop()
+        thread.join(timeout=5)
     logind.close()
 
 
