@@ -74,7 +74,7 @@ def test_nothing_is_chosen_of_nothing_or_of_full_ones(strategy: RoutingStrategy)
     assert order(decision) == ["a", "b"]
 
 
-@pytest.mark.parametrize("strategy", set(RoutingStrategy) - {RoutingStrategy.RANDOM, RoutingStrategy.STICKY})
+@pytest.mark.parametrize("strategy", sorted({*RoutingStrategy} - {RoutingStrategy.RANDOM, RoutingStrategy.STICKY}))
 def test_a_tie_goes_to_the_smallest_node_id(strategy: RoutingStrategy) -> None:
     assert taken(Router(), strategy, candidate("c"), candidate("a"), candidate("b")) == "a"
 
