@@ -288,7 +288,7 @@ def test_a_registered_node_is_announced_as_the_seed_says() -> None:
 
 PROGRAM = """
 import asyncio, sys
-from chorus_server.console import run_terminal
+from chorus_server.console import Console, run_terminal
 from tests.support.fake_cluster import FakeCluster, council
 
 async def main():
@@ -296,7 +296,7 @@ async def main():
     cluster.ask_events = council()
     if "--hang" in sys.argv:
         cluster.ask_gate = asyncio.Event()
-    ended = await run_terminal(cluster)
+    ended = await run_terminal(lambda read_line, write, screen: Console(cluster, read_line, write, screen=screen))
     print("ended:", ended, len(cluster.asks), len(cluster.cancelled))
 
 asyncio.run(main())

@@ -12,7 +12,7 @@ from chorus_cli.remote import GIVEN, asked
 from chorus_cli.settings import CliSettings
 from chorus_http.grpc_cluster import GrpcCluster
 from chorus_proto.values import AggregateStrategy, NodeState
-from chorus_server.console import run_terminal
+from chorus_server.console import Console, run_terminal
 
 
 @click.command("console")
@@ -32,6 +32,15 @@ def command(strategy: str, config: Path | None, **flags: object) -> None:
         if sys.stdin.isatty():
             alive = sum(node.state is NodeState.ALIVE for node in state.nodes)
             print(f"Chorus {state.version} at {settings.coordinator}, PCs alive: {alive}; try help, leave with quit")
-        await run_terminal(cluster, strategy=AggregateStrategy(strategy), within_s=settings.ask_within_s)
+        await run_terminal(
+            lambda read_line, write, screen: Console(
+                cluster,
+                read_line,
+                write,
+                screen=screen,
+                strategy=AggregateStrategy(strategy),
+                within_s=settings.ask_within_s,
+            )
+        )
 
     asked(conversation, config=config, flags=flags)

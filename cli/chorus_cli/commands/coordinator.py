@@ -18,7 +18,7 @@ from chorus_cli.settings import CliSettings
 from chorus_proto.clock import SystemClock
 from chorus_proto.cluster import Cluster
 from chorus_server.app import running
-from chorus_server.console import Ended, run_terminal
+from chorus_server.console import Console, Ended, run_terminal
 from chorus_server.settings import CoordinatorSettings
 
 
@@ -53,6 +53,9 @@ async def run(settings: CoordinatorSettings, ready: Path | None, stop: asyncio.E
 
 async def terminal(cluster: Cluster, stop: asyncio.Event) -> None:
     """Take prompts until `quit`, which ends the process; the end of the input (Ctrl+D) ends only the console."""
-    ended = await run_terminal(cluster, on_interrupt=lambda: ask_to_stop(stop))
+    ended = await run_terminal(
+        lambda read_line, write, screen: Console(cluster, read_line, write, screen=screen),
+        on_interrupt=lambda: ask_to_stop(stop),
+    )
     if ended is Ended.END_OF_INPUT:
         await stop.wait()

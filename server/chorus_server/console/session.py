@@ -2,107 +2,51 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from chorus_proto.catalogue import closest
 from chorus_proto.clock import Clock, SystemClock
 from chorus_proto.cluster import Ask, AskFinished, Cluster, MemberAnswer, MemberDelta, MemberStarted
 from chorus_proto.dialects.parsed import tokens_estimate
-from chorus_proto.errors import ClusterError
 from chorus_proto.generation import Generation, Message
 from chorus_proto.ids import new_request_id
-from chorus_proto.logs import escaped
 from chorus_proto.values import AggregateStrategy
 from chorus_server.console import text
 from chorus_server.console.columns import COLUMN_WIDTH, Columns
-
-log = logging.getLogger(__name__)
+from chorus_server.console.lines import LineSession, ReadLine, Screen, Write
 
 PROMPT = "chorus> "
 
-ReadLine = Callable[[str], Awaitable[str | None]]
-"""Shows the prompt and returns the next line without its end; None at the end of the input."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Screen:
-    """What the terminal can do. `live` lets several answers grow side by side."""
-
-    width: int = 80
-    colour: bool = False
-    live: bool = False
-
-
-class Console:
-    """One person's conversation with a cluster. `write` gets text with its line ends and must flush by itself."""
+class Console(LineSession):
+    """One person's conversation with a cluster."""
 
     def __init__(
         self,
         cluster: Cluster,
         read_line: ReadLine,
-        write: Callable[[str], None],
+        write: Write,
         *,
         screen: Screen | None = None,
         strategy: AggregateStrategy = AggregateStrategy.FIRST,
         within_s: float = 300.0,
         clock: Clock | None = None,
     ) -> None:
+        super().__init__(read_line, write, screen or Screen())
         self._cluster = cluster
-        self._read_line = read_line
-        self._write = write
-        self._screen = screen or Screen()
         self._strategy = strategy
         self._within_s = within_s
         self._clock = clock or SystemClock()
-        self._working: asyncio.Task[bool] | None = None
-        self._interrupted = False
 
-    async def run(self) -> bool:
-        """Answer lines until `quit` (True) or the end of the input (False)."""
-        while (line := await self._read_line(PROMPT)) is not None:
-            self._interrupted = False
-            self._working = asyncio.create_task(self.handle(line), name="console line")
-            try:
-                going_on = await self._working
-            except asyncio.CancelledError:
-                if not self._interrupted:
-                    self._working.cancel()
-                    await asyncio.gather(self._working, return_exceptions=True)
-                    raise
-                self._say("cancelled")
-                continue
-            finally:
-                self._working = None
-            if not going_on:
-                return True
-        return False
+    @property
+    def prompt(self) -> str:
+        return PROMPT
 
-    def interrupt(self) -> bool:
-        """Cancel what is running; False when nothing is."""
-        if self._working is None or self._interrupted:
-            return False
-        self._interrupted = True
-        self._working.cancel()
-        return True
-
-    async def handle(self, line: str) -> bool:
-        """Obey one line; False when it was `quit`. Failures become one line that names the fix."""
-        try:
-            return await self._obey(line.strip())
-        except ClusterError as error:
-            self._say(f"error: {error.message}")
-        except Exception as error:  # the console is an edge: a bug must not take the coordinator's terminal away
-            log.exception("the console failed on a line")
-            self._say(f"error: {type(error).__name__}, a bug in Chorus; the log has the details")
-        return True
-
-    async def _obey(self, line: str) -> bool:
+    async def obey(self, line: str) -> bool:
+        """False when it was `quit`."""
         words = line.split()
         if not words:
             return True
@@ -215,7 +159,3 @@ class Console:
 
     def _lines(self, lines: Sequence[str]) -> None:
         self._write("\n".join(lines) + "\n")
-
-    def _say(self, line: str) -> None:
-        """One line, whatever it holds."""
-        self._write(escaped(line) + "\n")

@@ -18,9 +18,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from types import FrameType
 
-from chorus_proto.cluster import Cluster
-from chorus_proto.values import AggregateStrategy
-from chorus_server.console.session import Console, Screen
+from chorus_server.console.lines import LineSession, ReadLine, Screen, Write
 
 READ_BYTES = 64 * 1024
 LINE_CHARACTERS = 1024 * 1024
@@ -37,16 +35,14 @@ class Ended(StrEnum):
 
 
 async def run_terminal(
-    cluster: Cluster,
+    make: Callable[[ReadLine, Write, Screen], LineSession],
     *,
-    strategy: AggregateStrategy = AggregateStrategy.FIRST,
-    within_s: float = 300.0,
     on_interrupt: Callable[[], None] | None = None,
     input_fd: int | None = None,
 ) -> Ended:
-    """A console on standard input and output until it ends. Call it in the main thread.
+    """A conversation on standard input and output until it ends. Call it in the main thread.
 
-    Ctrl-C cancels the running question. With none running it calls `on_interrupt`, which stays in charge of Ctrl-C
+    Ctrl-C cancels what runs. With none running it calls `on_interrupt`, which stays in charge of Ctrl-C
     afterwards too; without an `on_interrupt` it ends this function and Ctrl-C is as before.
     """
     descriptor = _standard_input() if input_fd is None else input_fd
@@ -66,14 +62,14 @@ async def run_terminal(
         colour=interactive and "NO_COLOR" not in os.environ and not _legacy_windows(),
         live=interactive and not _legacy_windows() and (sys.stdout.encoding or "").lower().startswith("utf"),
     )
-    console = Console(cluster, read_line, _write, screen=screen, strategy=strategy, within_s=within_s)
-    talking = asyncio.create_task(console.run(), name="console")
+    session = make(read_line, _write, screen)
+    talking = asyncio.create_task(session.run(), name="console")
     interrupted = False
 
     def told() -> None:
         nonlocal interrupted
         lines.interrupted.set()
-        if console.interrupt():
+        if session.interrupt():
             return
         if on_interrupt is not None:
             on_interrupt()
