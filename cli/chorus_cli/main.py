@@ -31,13 +31,16 @@ COMMANDS = {
     "status": "Show the cluster in a few lines.",
     "nodes": "Show the PCs, their scores and what they hold.",
     "models": "Show the models and where they are; pull and copy them.",
+    "chat": "Talk with a model or a council in this terminal.",
     "ask": "Ask one question; print every PC's answer and the aggregate.",
+    "top": "Watch the PCs, what they hold and what they do, live.",
     "queue": "Show who waits for a slot and who has one.",
     "route": "Say where a request would run, and why.",
     "server": "Start, stop and switch between the llama-servers of this PC.",
     "backends": "Show, register and unregister servers without an agent.",
     "keys": "Make, list and revoke API keys.",
     "config": "Show the settings in force and where each came from.",
+    "completion": "Print the script with which a shell completes names.",
 }
 """Name -> one line of help. The code of `x` is the click command `command` in `chorus_cli.commands.x`."""
 

@@ -10,6 +10,7 @@ from typing import cast
 import click
 import msgspec
 
+from chorus_cli.completion import complete_models
 from chorus_cli.options import settings_options
 from chorus_cli.remote import GIVEN, asked
 from chorus_cli.settings import CliSettings
@@ -17,7 +18,7 @@ from chorus_http.grpc_cluster import GrpcCluster
 from chorus_proto.cluster import AskFinished, MemberAnswer
 from chorus_proto.dialects.query_request import parse_query
 from chorus_proto.errors import InternalError
-from chorus_proto.ids import new_request_id
+from chorus_proto.ids import COUNCIL_PREFIX, new_request_id
 from chorus_proto.logs import escaped
 from chorus_proto.values import AggregateStrategy
 from chorus_server.console.text import printable
@@ -39,7 +40,8 @@ class _WordsAfterDashes(click.Command):
 @click.command("ask", cls=_WordsAfterDashes, options_metavar="[OPTIONS]")
 @click.argument("words", nargs=-1, metavar="PROMPT | [NODE]... -- PROMPT")
 @click.option("--strategy", type=click.Choice([one.value for one in AggregateStrategy]), help="How to aggregate.")
-@click.option("--model", help="Ask only the PCs that hold this model.")
+@click.option("--model", shell_complete=complete_models, help="Ask only the PCs that hold this model.")
+@click.option("--council", help="Ask this council instead, as it is defined: all, or a name from the configuration.")
 @click.option("--max-tokens", type=int, help="Longest answer, in tokens.")
 @click.option("--temperature", type=float, help="0 for the likeliest answer, up to 2 for variety.")
 @click.option("--json", "as_json", is_flag=True, help="Print answers and aggregate as one JSON object.")
@@ -50,6 +52,7 @@ def command(
     words: tuple[str, ...],
     strategy: str | None,
     model: str | None,
+    council: str | None,
     max_tokens: int | None,
     temperature: float | None,
     as_json: bool,
@@ -63,11 +66,13 @@ def command(
         if sys.stdin.isatty():
             raise click.UsageError("nothing to ask: write chorus ask 'YOUR QUESTION'", ctx)
         prompt = sys.stdin.read()
+    if council is not None and (nodes or model is not None or strategy is not None):
+        raise click.UsageError("a council says who is asked and how; name no PCs, --model or --strategy with it", ctx)
     given = {
         "prompt": prompt,
         "nodes": list(nodes) or None,
         "strategy": strategy,
-        "model": model,
+        "model": model if council is None else COUNCIL_PREFIX + council.removeprefix(COUNCIL_PREFIX),
         "max_tokens": max_tokens,
         "temperature": temperature,
     }

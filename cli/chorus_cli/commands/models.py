@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 import msgspec
 
+from chorus_cli.completion import complete_models, complete_nodes
+from chorus_cli.loading import Loading, outcome
 from chorus_cli.memory import HEADINGS as MEMORY_HEADINGS
 from chorus_cli.memory import memory_cells, memory_rows
 from chorus_cli.options import settings_options
@@ -19,7 +21,11 @@ from chorus_cli.tables import count, print_table
 from chorus_cli.transfers import HEADINGS as TRANSFER_HEADINGS
 from chorus_cli.transfers import Bar, Lines, fields, followed, rows, sentence
 from chorus_http.grpc_cluster import GrpcCluster
+from chorus_http.model_control import ModelControl
+from chorus_http.model_status import ModelStatus
+from chorus_http.state import StateReader
 from chorus_proto.clock import SystemClock
+from chorus_proto.errors import error_of
 from chorus_proto.ids import NodeId
 from chorus_proto.logs import escaped
 from chorus_proto.transfers import Transfer
@@ -32,7 +38,7 @@ HEADINGS = ("NAME", "TIER", "PARAMETERS", "SIZE", "READY ON", "ON DISK AT")
 def _following(function: Callable[..., None]) -> Callable[..., None]:
     """The options of everything that begins a transfer."""
     options = (
-        settings_options(CliSettings, only=GIVEN),
+        settings_options(CliSettings, only=(*GIVEN, "ask_within_s")),
         click.option("--json", "as_json", is_flag=True, help="Print how it ended, as JSON."),
         click.option("--wait/--no-wait", default=True, help="Follow it to its end, or only begin it."),
     )
@@ -105,11 +111,90 @@ def transfers(config: Path | None, as_json: bool, **flags: object) -> None:
 
 @command.command("cancel")
 @click.argument("transfer_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print all facts, as JSON.")
 @settings_options(CliSettings, only=GIVEN)
-def cancel(transfer_id: str, config: Path | None, **flags: object) -> None:
+def cancel(transfer_id: str, as_json: bool, config: Path | None, **flags: object) -> None:
     """Stop the transfer ID; what has come is kept for another try."""
     found = asked(lambda cluster, _settings: cluster.cancel_transfer(transfer_id), config=config, flags=flags)
-    print(escaped(sentence(found)))
+    print(msgspec.json.encode(fields(found)).decode() if as_json else escaped(sentence(found)))
+
+
+@command.command("load")
+@click.argument("model", shell_complete=complete_models)
+@click.option("--node", shell_complete=complete_nodes, help="PC that loads it; by default where it comes soonest.")
+@click.option("--keep-alive-s", type=click.FloatRange(min=0), help="How long it stays without a use, in seconds.")
+@_following
+def load(
+    model: str,
+    node: str | None,
+    keep_alive_s: float | None,
+    config: Path | None,
+    as_json: bool,
+    wait: bool,
+    **flags: object,
+) -> None:
+    """Load MODEL into memory, so that its first request need not wait."""
+
+    async def question(cluster: GrpcCluster, settings: CliSettings) -> ModelStatus:
+        control = _control(cluster, settings)
+        order = await control.load(model, node=node, keep_alive_s=keep_alive_s)
+        status = await control.status(order.model)
+        if wait:
+            with Loading() as shown:
+                async for status in control.watch(order):
+                    shown.show(status)
+        if status.error is not None:
+            raise error_of(status.error.code, status.error.message or "The load failed.")
+        return status
+
+    _print_status(asked(question, config=config, flags=flags), as_json=as_json)
+
+
+@command.command("unload")
+@click.argument("model", shell_complete=complete_models)
+@click.option("--node", shell_complete=complete_nodes, help="Only on this PC; by default on all.")
+@_following
+def unload(model: str, node: str | None, config: Path | None, as_json: bool, wait: bool, **flags: object) -> None:
+    """Free the memory of MODEL once its answers have ended; its file stays on the disk."""
+
+    async def question(cluster: GrpcCluster, settings: CliSettings) -> ModelStatus:
+        control = _control(cluster, settings)
+        order = await control.unload(model, node=node)
+        status = await control.status(order.model)
+        if wait and node is None:
+            with Loading() as shown:
+                async for status in control.progress(order.model):
+                    shown.show(status)
+        return status
+
+    _print_status(asked(question, config=config, flags=flags), as_json=as_json)
+
+
+@command.command("delete")
+@click.argument("model", shell_complete=complete_models)
+@click.option("--json", "as_json", is_flag=True, help="Print the PCs that were told, as JSON.")
+@settings_options(CliSettings, only=GIVEN)
+def delete(model: str, as_json: bool, config: Path | None, **flags: object) -> None:
+    """Delete the files of MODEL that were pulled or copied; those of the PCs' owners stay."""
+    order = asked(lambda cluster, settings: _control(cluster, settings).delete(model), config=config, flags=flags)
+    if as_json:
+        print(msgspec.json.encode(order).decode())
+        return
+    there = ", ".join(sorted(one.node_name for one in order.nodes))
+    print(escaped(f"{order.model} is deleted{f' on {there}' if there else ''}"))
+
+
+def _control(cluster: GrpcCluster, settings: CliSettings) -> ModelControl:
+    return ModelControl(
+        cluster,
+        StateReader(cluster, within_s=settings.answer_within_s),
+        answer_within_s=settings.answer_within_s,
+        load_within_s=settings.ask_within_s,
+    )
+
+
+def _print_status(status: ModelStatus, *, as_json: bool) -> None:
+    print(msgspec.json.encode(status).decode() if as_json else escaped(outcome(status)))
 
 
 def _bring(

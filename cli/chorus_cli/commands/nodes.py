@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from chorus_cli.completion import complete_nodes
 from chorus_cli.options import settings_options
 from chorus_cli.remote import GIVEN, asked
 from chorus_cli.settings import CliSettings
@@ -48,11 +49,15 @@ def command(ctx: click.Context, config: Path | None, as_json: bool, **flags: obj
 
 
 @command.command("wake")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_nodes)
+@click.option("--json", "as_json", is_flag=True, help="Print what was sent, as JSON.")
 @settings_options(CliSettings, only=GIVEN)
-def wake(name: str, config: Path | None, **flags: object) -> None:
+def wake(name: str, as_json: bool, config: Path | None, **flags: object) -> None:
     """Send a wake-up packet to the PC called NAME."""
     woken = asked(lambda cluster, _settings: cluster.wake(name), config=config, flags=flags)
+    if as_json:
+        print(msgspec.json.encode(woken).decode())
+        return
     if not woken.mac_addresses:
         print(escaped(f"{woken.node_name} is here already"))
         return
