@@ -32,11 +32,11 @@ from chorus_server.queue_shown import shown
 from chorus_server.registry import Registry
 from chorus_server.routing import Candidate, Need, Router
 from chorus_server.scheduler import QueueRules, Scheduler
-from chorus_server.seats import Place, Seat
+from chorus_server.seats import Place, Places, Seat
 from chorus_server.settings import CoordinatorSettings
 from chorus_server.standings import HoldTimes, Serving, Standings
 from chorus_server.suspects import Ran, Suspects
-from chorus_server.tickets import Group, Ticket, oldest
+from chorus_server.tickets import Group, Ticket
 
 EARLY_REFUSAL = 2.0
 """Who would have to wait so many times as long as it may is told so at once; expectations may be off by as much."""
@@ -67,7 +67,7 @@ class WaitingRoom:
         self._scheduler = Scheduler(self, router, debts, clock, rules)
         self._holds = HoldTimes()
         self.standings = Standings(self._scheduler, self._holds, self._serving, clock)
-        self._places: dict[int, Place] = {}
+        self._places = Places()
         self._seats: dict[int, Seat] = {}
         self._suspects_on: Counter[int] = Counter()
         self._again: asyncio.TimerHandle | None = None
@@ -94,7 +94,7 @@ class WaitingRoom:
         place = Place(self, ticket, settles_at_s=settles_at_s, back_until_s=back_until_s)
         group = ticket.group
         self._scheduler.enter(ticket)
-        self._places[ticket.number] = place
+        self._places.add(place)
         self._serve(group.model)
         if place.came.done():
             return place
@@ -131,7 +131,7 @@ class WaitingRoom:
 
     def left(self, place: Place) -> None:
         """The request no longer waits."""
-        if self._places.pop(place.ticket.number, None) is not None:
+        if self._places.pop(place.ticket) is not None:
             self._scheduler.leave(place.ticket)
 
     def given_back(self, seat: Seat, tokens: float, *, finished: bool) -> None:
@@ -234,16 +234,11 @@ class WaitingRoom:
         )
 
     def _attend(self) -> None:
-        groups: dict[Group, list[Place]] = {}
-        for place in self._places.values():
-            groups.setdefault(place.ticket.group, []).append(place)
-        wants = [
-            _want(group, oldest([place.ticket for place in places]).need, waiting=len(places))
-            for group, places in groups.items()
-        ]
-        for places, hopeless in zip(groups.values(), self._demand.step(wants), strict=True):
+        groups = self._places.groups()
+        wants = [_want(group, first.ticket.need, waiting=count) for group, first, count in groups]
+        for (group, _, _), hopeless in zip(groups, self._demand.step(wants), strict=True):
             if hopeless is not None:
-                self._refuse(places, hopeless)
+                self._refuse(self._places.of(group), hopeless)
 
     def _refuse(self, places: Sequence[Place], hopeless: Hopeless) -> None:
         now_s = self._clock.monotonic_s()
@@ -254,7 +249,8 @@ class WaitingRoom:
 
     def seat(self, ticket: Ticket, candidate: Candidate, prompt_s: float) -> None:
         """See `Replicas.seat`."""
-        place = self._places.pop(ticket.number)
+        place = self._places.pop(ticket)
+        assert place is not None, "who gets a seat waits for it"
         record = self._registry.find(candidate.node_id)
         assert record.link is not None, "candidates have a link, and nothing ran since"
         replica = record.replicas[ticket.group.model]

@@ -97,3 +97,28 @@ class Place:
     def is_loading(self) -> bool:
         """True while nothing serves the model and something loads it: this is no wait for others."""
         return self._room.is_loading(self.ticket.group)
+
+
+class Places:
+    """Everybody who waits, by what they wait for: it is looked at several times a second, however many they are."""
+
+    def __init__(self) -> None:
+        self._by_group: dict[Group, dict[int, Place]] = {}
+
+    def add(self, place: Place) -> None:
+        self._by_group.setdefault(place.ticket.group, {})[place.ticket.number] = place
+
+    def pop(self, ticket: Ticket) -> Place | None:
+        """Take the ticket's place out; None when it has none."""
+        places = self._by_group.get(ticket.group)
+        place = None if places is None else places.pop(ticket.number, None)
+        if places is not None and not places:
+            del self._by_group[ticket.group]
+        return place
+
+    def groups(self) -> list[tuple[Group, Place, int]]:
+        """Each group with the place that has waited longest and how many there are."""
+        return [(group, next(iter(places.values())), len(places)) for group, places in self._by_group.items()]
+
+    def of(self, group: Group) -> list[Place]:
+        return list(self._by_group.get(group, {}).values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -59,7 +58,3 @@ class Ticket:
     def is_late(self, now_s: float) -> bool:
         """True for an interactive request that can no longer begin in time."""
         return not self.priority.is_background and now_s > self.on_time_until_s
-
-
-def oldest(tickets: Sequence[Ticket]) -> Ticket:
-    return min(tickets, key=lambda ticket: ticket.number)
