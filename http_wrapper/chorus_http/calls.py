@@ -112,6 +112,7 @@ class Caller:
         body, piece by piece where it is streamed.
         """
         call = call_of(parsed, exchange, longest_s=self._settings.request_within_s)
+        parsed = parsed.once_called()
         answer = _Answer(parsed, exchange)
         if keep_alive_s is not None:
             exchange.closing.push_async_callback(self._keep, answer, call, keep_alive_s)
@@ -127,6 +128,7 @@ class Caller:
     async def whole(self, parsed: ParsedRequest, exchange: Exchange) -> WholeAnswer:
         """The answer to a request that is not streamed, for routes that write it down in their own way."""
         call = call_of(parsed, exchange, longest_s=self._settings.request_within_s)
+        parsed = parsed.once_called()
         return await self._whole(parsed, call, _Answer(parsed, exchange))
 
     async def _keep(self, answer: _Answer, call: Call, keep_alive_s: float) -> None:

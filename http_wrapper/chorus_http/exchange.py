@@ -89,16 +89,21 @@ class ExchangeMiddleware:
         scope[_SCOPE_KEY] = exchange
 
         body_ended = False
-        received = asyncio.Event()
+        received: asyncio.Event | None = None
+        last: Message = {}
 
         async def watched() -> Message:
-            nonlocal body_ended
-            message = await receive()
-            body_ended = not message.get("more_body", False)
-            received.set()
-            return message
+            nonlocal body_ended, last
+            # Quart holds on to a message until the next one, which comes when the caller leaves: a long wait.
+            last.pop("body", None)
+            last = await receive()
+            body_ended = not last.get("more_body", False)
+            if received is not None:
+                received.set()
+            return last
 
         async def counted(message: Message) -> None:
+            nonlocal received
             if message["type"] == "http.response.start":
                 exchange.status = cast("int", message["status"])
                 headers = cast("list[tuple[bytes, bytes]]", message["headers"])
@@ -111,7 +116,7 @@ class ExchangeMiddleware:
                 with suppress(TimeoutError):
                     # Quart's receiver reads on beside this and drops what it may not keep.
                     while not message.get("more_body", False) and not body_ended:
-                        received.clear()
+                        received = asyncio.Event()
                         async with asyncio.timeout(_LINGER_S):
                             await received.wait()
             await send(message)

@@ -34,6 +34,9 @@ class _HeadTooLarge(Exception):
 class BoundedHttpProtocol(HttpToolsProtocol):
     """One connection."""
 
+    # With five names more in its dictionary, Python would no longer share that dictionary's keys between connections.
+    __slots__ = ("_body_bytes", "_deadline", "_head_bytes", "_reading_head", "_refusal")
+
     settings = HttpSettings()
     """Set by the subclass that `bounded` makes."""
 

@@ -19,7 +19,11 @@ from chorus_http.settings import HttpSettings
 OLLAMA_PORT = "CHORUS_OLLAMA_PORT"
 """Key in the app's config: the port on which `GET /` answers as Ollama's does."""
 
-_BACKLOG = 1024
+_BACKLOG = 4096
+"""Connections that wait to be taken; beyond it callers try again after 1, 3, 7 ... seconds."""
+_TAKEN_AT_ONCE = 64
+"""Before anything else on the loop has its turn."""
+
 _GRACE_S = 5.0
 
 
@@ -49,6 +53,8 @@ class _Uvicorn(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for one in sockets or ():
+            one.listen(_BACKLOG)  # asyncio and uvloop have but one number for this and for how many they take at once
         self.ready.set()
 
     @contextmanager
@@ -86,7 +92,7 @@ async def serving(app: Quart, settings: HttpSettings) -> AsyncGenerator[HttpServ
             proxy_headers=False,  # whoever is on this PC could otherwise claim any address
             timeout_keep_alive=round(settings.keep_alive_s),
             timeout_graceful_shutdown=max(1, round(settings.drain_within_s)),
-            backlog=_BACKLOG,
+            backlog=_TAKEN_AT_ONCE,
         )
     )
     await app.startup()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from chorus_proto.errors import InvalidRequest
 from chorus_proto.generation import Generation
@@ -30,6 +32,15 @@ class ParsedRequest:
     """The caller wants to see `_routing`."""
     others: tuple[Generation, ...] = ()
     """Further runs whose answers are joined with that of `generation`: more choices, or more prompts."""
+
+    def once_called(self) -> ParsedRequest:
+        """Without its text, where the call holds all of that: a request may wait for long, and ten thousand at once.
+
+        With several runs it stays as it is, because each is a call of its own.
+        """
+        if self.others:
+            return self
+        return replace(self, generation=msgspec.structs.replace(self.generation, messages=None, prompt=None))
 
 
 def tokens_estimate(length_bytes: int) -> int:
