@@ -8,6 +8,7 @@ first document the process takes all rights from itself that it can: memory, CPU
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import BinaryIO
 
 import msgspec
@@ -20,7 +21,6 @@ from chorus_http.rag.parsers.docx import parse_docx
 from chorus_http.rag.parsers.html import parse_html
 from chorus_http.rag.parsers.markdown import parse_markdown
 from chorus_http.rag.parsers.outcome import ParseLimits, Refusal, Refused
-from chorus_http.rag.parsers.pdf import parse_pdf
 from chorus_http.rag.parsers.plain import parse_code, parse_text
 
 
@@ -40,6 +40,9 @@ def parse(kind: Kind, raw: bytes, limits: ParseLimits) -> Parsed:
     """The text of one document. Raises Refused."""
     match kind:
         case Kind.PDF:
+            # The hub imports this module too, and reads no PDF: the library for them takes 20 MB of memory.
+            from chorus_http.rag.parsers.pdf import parse_pdf
+
             parsed = parse_pdf(raw, limits)
         case Kind.DOCX:
             parsed = parse_docx(raw, limits)
@@ -95,6 +98,7 @@ def write_frame(sink: BinaryIO, raw: bytes) -> None:
 
 def main() -> int:
     limits = msgspec.json.decode(sys.argv[1], type=ParseLimits)
+    import_module("chorus_http.rag.parsers.pdf")  # as long as files may be read
     confine(limits)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     write_frame(sink, b"ready")
