@@ -223,45 +223,41 @@ class Dispatcher:
         After a lost attempt the wait goes on, and a refusal is the reason of the loss.
         """
         try:
-            async with aclosing(self._waiting(ticket, call, deadline_s, lost)) as waiting:
-                async for one in waiting:
-                    yield one
+            with self._place(ticket, call, deadline_s, lost) as place:
+                left_s = place.within_s
+                waited_s = 0.0
+                while True:
+                    left_s = left_s or self._longer_s(place, call, waited_s, deadline_s)
+                    if left_s <= 0:
+                        raise self._room.waited_in_vain(ticket, waited_s)
+                    every_s = call.standing_every_s
+                    step_s = left_s if every_s is None else min(left_s, self._room.telling_every_s(every_s))
+                    seat = await place.seat(step_s)
+                    if seat is not None:
+                        yield seat
+                        return
+                    waited_s += step_s
+                    left_s -= step_s
+                    if every_s is not None and left_s:
+                        yield CallWaiting(place.standing())
         except ClusterError as error:
             if lost is None:
                 raise
             log.info("request %s finds no other replica: %s", call.request_id, error.message)
             raise lost.error from None
 
-    async def _waiting(
-        self, ticket: Ticket, call: Call, deadline_s: float, lost: _Lost | None
-    ) -> AsyncGenerator[CallWaiting | Seat, None]:
+    def _place(self, ticket: Ticket, call: Call, deadline_s: float, lost: _Lost | None) -> Place:
+        """Raises what `WaitingRoom.enter` raises."""
         now_s = self._clock.monotonic_s()
         left_s = ticket.came_s + self._may_wait_s(call) - now_s
         if lost is not None:
             left_s = max(left_s, self._rules.retry_within_s)
-        left_s = min(left_s, deadline_s - now_s)
-        place = self._room.enter(
+        return self._room.enter(
             ticket,
-            within_s=left_s,
+            within_s=min(left_s, deadline_s - now_s),
             settles_at_s=0.0 if lost is None else lost.at_s + SETTLE_S,
             back_until_s=0.0 if lost is None else lost.at_s + self._rules.retry_within_s,
         )
-        with place:
-            waited_s = 0.0
-            while True:
-                left_s = left_s or self._longer_s(place, call, waited_s, deadline_s)
-                if left_s <= 0:
-                    raise self._room.waited_in_vain(ticket, waited_s)
-                every_s = call.standing_every_s
-                step_s = left_s if every_s is None else min(left_s, self._room.telling_every_s(every_s))
-                seat = await place.seat(step_s)
-                if seat is not None:
-                    yield seat
-                    return
-                waited_s += step_s
-                left_s -= step_s
-                if every_s is not None and left_s:
-                    yield CallWaiting(place.standing())
 
     def _may_wait_s(self, call: Call) -> float:
         if call.queue_within_s is not None:

@@ -91,7 +91,7 @@ class WaitingRoom:
         `within_s`: how long it may wait. Raises QueueFull, and for 0 why there is no slot now; also what
         `Hopeless.error` says when no node can serve the request.
         """
-        place = Place(self, ticket, settles_at_s=settles_at_s, back_until_s=back_until_s)
+        place = Place(self, ticket, within_s=within_s, settles_at_s=settles_at_s, back_until_s=back_until_s)
         group = ticket.group
         self._scheduler.enter(ticket)
         self._places.add(place)

@@ -61,8 +61,12 @@ class Seat:
 class Place:
     """A request in the waiting room; leave by `with`."""
 
-    def __init__(self, room: Room, ticket: Ticket, *, settles_at_s: float, back_until_s: float) -> None:
+    def __init__(
+        self, room: Room, ticket: Ticket, *, within_s: float, settles_at_s: float, back_until_s: float
+    ) -> None:
         self.ticket = ticket
+        self.within_s = within_s
+        """How long it may wait, unless its model is being loaded."""
         self.settles_at_s = settles_at_s
         """Until then no refusal is final: its replica has failed this moment, and what its node makes of it is not
         known yet."""
