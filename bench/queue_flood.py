@@ -24,6 +24,8 @@ SLOTS = 64
 TOKENS = 8
 PROBES = 200
 PROMPT = "word " * 200
+BROKEN = 0
+"""Of a connection that ended without a whole answer; it counts as accepted and not finished."""
 
 
 @dataclass(slots=True)
@@ -42,10 +44,12 @@ async def one(at: Target, number: int, flood: Flood, *, stream: bool) -> None:
     try:
         writer.write(at.request(f"{PROMPT}{number}", max_tokens=TOKENS, stream=stream))
         raw = await reader.read()
-        whole = not stream or b"[DONE]" in raw
-        flood.statuses.append(int(raw.split(b" ", 2)[1]) if whole else 0)
+    except ConnectionError:
+        raw = b""
     finally:
         writer.close()
+    whole = raw.startswith(b"HTTP/1.1 ") and (not stream or b"[DONE]" in raw)
+    flood.statuses.append(int(raw.split(b" ", 2)[1]) if whole else BROKEN)
 
 
 async def refused_ms(at: Target) -> tuple[float, int]:

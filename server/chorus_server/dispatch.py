@@ -160,6 +160,7 @@ class Dispatcher:
                         yield event
                 return
             except ClusterError as error:
+                self._room.failed(seat, error)
                 if isinstance(error, EngineDied):
                     self._room.engine_died(seat, self._suspects)
                 unable = self._unable(error, seat, node_id)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from chorus_proto.explained import Explanation, RankedReplica, RefusedNode
+from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.values import ReplicaState
 from chorus_server.demand import Hopeless
 from chorus_server.demand_choice import Choice
@@ -14,16 +15,22 @@ from chorus_server.tickets import Group, Ticket
 
 
 def refused_nodes(
-    records: Iterable[NodeRecord], group: Group, candidates: Sequence[Candidate], choice: Choice
+    records: Iterable[NodeRecord],
+    group: Group,
+    candidates: Sequence[Candidate],
+    choice: Choice,
+    *,
+    rests: Callable[[NodeId, ModelName], str],
 ) -> tuple[RefusedNode, ...]:
-    """Every node that is no candidate. `choice`: where the model could be loaded, and why not elsewhere."""
+    """Every node that is no candidate. `choice`: where the model could be loaded, and why not elsewhere; `rests`: why
+    a node that has it gets no work, "" when it does."""
     able = {one.node_id for one in candidates}
     offers = {offer.site.node_id: offer.reason for offer in choice.offers}
     refusals = {name: refusal.words for name, refusal in choice.refused}
     found: list[RefusedNode] = []
     for record in records:
         if record.node_id not in able:
-            reason = _why_not(record, group)
+            reason = _why_not(record, group) or rests(record.node_id, group.model) or None
             if reason is None and record.node_id in offers:
                 reason = f"has it on disk and not loaded; {offers[record.node_id]}"
             found.append(

@@ -7,6 +7,7 @@ refused at once when no node can.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.queue_state import QueueState, Standing
 from chorus_proto.values import Priority, ReplicaState
 from chorus_server.aliases import Aliases
+from chorus_server.breakers import Breakers
 from chorus_server.demand import Demand, Hopeless, Want
 from chorus_server.explain import explanation, refused_nodes
 from chorus_server.fairness import Debts
@@ -37,6 +39,8 @@ from chorus_server.settings import CoordinatorSettings
 from chorus_server.standings import HoldTimes, Serving, Standings
 from chorus_server.suspects import Ran, Suspects
 from chorus_server.tickets import Group, Ticket
+
+log = logging.getLogger(__name__)
 
 EARLY_REFUSAL = 2.0
 """Who would have to wait so many times as long as it may is told so at once; expectations may be off by as much."""
@@ -65,6 +69,7 @@ class WaitingRoom:
         self._clock = clock
         self._router = router
         self._scheduler = Scheduler(self, router, debts, clock, rules)
+        self._breakers = Breakers(clock)
         self._holds = HoldTimes()
         self.standings = Standings(self._scheduler, self._holds, self._serving, clock)
         self._places = Places()
@@ -141,8 +146,9 @@ class WaitingRoom:
             self._suspects_on += Counter()  # without those that are 0 now
         seat.streams = seat.replica.in_flight.end(seat.ticket.number, self._clock.monotonic_s())
         if finished:
-            held_s = self._clock.monotonic_s() - seat.since_s
-            self._holds.learn(seat.record.node_id, seat.ticket.group.model, held_s)
+            node_id, model = seat.record.node_id, seat.ticket.group.model
+            self._breakers.answered(node_id, model, began_s=seat.since_s)
+            self._holds.learn(node_id, model, self._clock.monotonic_s() - seat.since_s)
         self._scheduler.gave_back(seat.ticket, tokens)
         self._serve()
 
@@ -155,6 +161,20 @@ class WaitingRoom:
             if one.replica.incarnation == incarnation
         ]
         suspects.died(incarnation, seat.record.name, ran)
+
+    def failed(self, seat: Seat, error: ClusterError) -> None:
+        """The node could not do it."""
+        if seat.ticket.group.suspect:
+            return  # more likely the request's fault than the node's
+        words = self._breakers.failed(
+            seat.record.node_id,
+            seat.ticket.group.model,
+            error,
+            incarnation=seat.replica.incarnation,
+            began_s=seat.since_s,
+        )
+        if words is not None:
+            log.warning("node %s %s", seat.record.name, words)
 
     def told_cached(self, seat: Seat, cached_tokens: int) -> None:
         """How much of the prompt the engine had, as it says."""
@@ -283,7 +303,7 @@ class WaitingRoom:
             if group.digest is not None and record.digest_of(model) != group.digest:
                 continue
             found.append(_candidate(record, replica, model, now_s))
-        return found
+        return self._breakers.sifted(found)
 
     def _serving(self, model: ModelName) -> list[Serving]:
         found: list[Serving] = []
@@ -305,7 +325,9 @@ class WaitingRoom:
         return explanation(
             ticket,
             decision,
-            refused_nodes(self._registry.records(), group, candidates, self._demand.choice(want, {})),
+            refused_nodes(
+                self._registry.records(), group, candidates, self._demand.choice(want, {}), rests=self._breakers.words
+            ),
             digest=self.digest(group.model),
             waiting=self._scheduler.waiting(group.model),
             expected_wait_s=self.standings.next_wait_s(group.model, ticket.user),
