@@ -35,7 +35,9 @@ class CoordinatorSettings:
     wake_every_s: float = setting(10.0, "pause between two wake-up packets to one PC", minimum=0.1)
     wake_within_s: float = setting(90.0, "a woken PC is expected within this", minimum=1)
     wake_rest_s: float = setting(600.0, "one that did not come is not woken by requests for so long", minimum=0)
-    routing_strategy: RoutingStrategy = setting(RoutingStrategy.EXPECTED_FINISH, "which replica takes a request")
+    routing_strategy: RoutingStrategy = setting(
+        RoutingStrategy.EXPECTED_FINISH, "which replica takes a request", flag="--strategy"
+    )
     placement_strategy: PlacementStrategy = setting(PlacementStrategy.TIER, "which model a node should hold")
     large_score: float = setting(80.0, "nodes of this score and up may hold large models", minimum=0, maximum=100)
     medium_score: float = setting(60.0, "nodes of this score and up may hold medium models", minimum=0, maximum=100)
