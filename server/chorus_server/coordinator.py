@@ -73,7 +73,7 @@ from chorus_server.queue import WaitingRoom, queue_rules
 from chorus_server.reconcile import Reconciler
 from chorus_server.registry import Registry, Transition
 from chorus_server.routing import Router
-from chorus_server.settings import CoordinatorSettings, shares_of
+from chorus_server.settings import CoordinatorSettings, shares_of, weights_of
 from chorus_server.store import Store
 from chorus_server.transfers import Transfers
 from chorus_server.wake import Wakings, wake_rules
@@ -122,7 +122,14 @@ class Coordinator:
         )
         debts = Debts(clock, half_life_s=settings.debt_half_life_s, shares=shares_of(settings.user_shares))
         self._room = WaitingRoom(
-            self._registry, Router(), self._demand, debts, clock, queue_rules(settings), self.aliases
+            self._registry,
+            Router(),
+            self._demand,
+            debts,
+            clock,
+            queue_rules(settings),
+            self.aliases,
+            weights_of(settings.node_weights),
         )
         self._dispatcher = Dispatcher(self._registry, self._room, self._counters, clock, dispatch_rules(settings))
         self._orders = ModelOrders(

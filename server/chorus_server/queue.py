@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from chorus_proto.clock import Clock
@@ -62,7 +62,9 @@ class WaitingRoom:
         clock: Clock,
         rules: QueueRules,
         aliases: Aliases,
+        weights: Mapping[str, float],
     ) -> None:
+        """`weights`: by a node's name, see `Candidate.weight`."""
         self._models = KnownModels(registry, demand, aliases)
         self._registry = registry
         self._demand = demand
@@ -70,6 +72,7 @@ class WaitingRoom:
         self._router = router
         self._scheduler = Scheduler(self, router, debts, clock, rules)
         self._breakers = Breakers(clock)
+        self._weights = weights
         self._holds = HoldTimes()
         self.standings = Standings(self._scheduler, self._holds, self._serving, clock)
         self._places = Places()
@@ -302,7 +305,7 @@ class WaitingRoom:
                 continue
             if group.digest is not None and record.digest_of(model) != group.digest:
                 continue
-            found.append(_candidate(record, replica, model, now_s))
+            found.append(_candidate(record, replica, model, now_s, self._weights.get(record.name, 1.0)))
         return self._breakers.sifted(found)
 
     def _serving(self, model: ModelName) -> list[Serving]:
@@ -347,7 +350,7 @@ class WaitingRoom:
         )
 
 
-def _candidate(record: NodeRecord, replica: ReplicaRecord, model: ModelName, now_s: float) -> Candidate:
+def _candidate(record: NodeRecord, replica: ReplicaRecord, model: ModelName, now_s: float, weight: float) -> Candidate:
     """By position, because a hundred are made for every request."""
     rates = record.rates.get(model)
     in_flight = replica.in_flight
@@ -368,6 +371,7 @@ def _candidate(record: NodeRecord, replica: ReplicaRecord, model: ModelName, now
         replica.incarnation,
         record.stream_share,
         max(1, replica.report.slots) * (replica.report.context_tokens or USUAL_CONTEXT_TOKENS),
+        weight,
     )
 
 

@@ -70,6 +70,8 @@ class Candidate(NamedTuple):
     stream_share: float = GPU_STREAM_SHARE
     cache_tokens: int = 16_384
     """That its caches hold."""
+    weight: float = 1.0
+    """It is preferred as if it were so many times as fast as it is."""
 
     @property
     def is_open(self) -> bool:
@@ -204,7 +206,11 @@ class Router:
             if len(self._credit) > CREDITS_LIMIT:
                 self._credit.clear()
             pace = _Pace(candidates)
-            weights = {(one.model, one.node_id): pace.decode_tokens_per_s(one) for one in candidates if _has_slot(one)}
+            weights = {
+                (one.model, one.node_id): one.weight * pace.decode_tokens_per_s(one)
+                for one in candidates
+                if _has_slot(one)
+            }
             for key, weight in weights.items():
                 self._credit[key] = self._credit.get(key, 0.0) + weight
             self._credit[chosen.model, chosen.node_id] -= sum(weights.values())
@@ -220,9 +226,10 @@ class Router:
         return [Ranked(candidate, None, "chance") for candidate in self._chance.sample(free, len(free))]
 
     def _by_weighted_turn(self, free: list[Candidate], pace: _Pace, _need: Need, _held: Held) -> list[Ranked]:
-        """Smooth weighted round robin (nginx, commit 52327e0): shares follow the decode speed, without bursts."""
+        """Smooth weighted round robin (nginx, commit 52327e0): shares follow speed times weight, without bursts."""
         credits = [
-            (self._credit.get((one.model, one.node_id), 0.0) + pace.decode_tokens_per_s(one), one) for one in free
+            (self._credit.get((one.model, one.node_id), 0.0) + one.weight * pace.decode_tokens_per_s(one), one)
+            for one in free
         ]
         credits.sort(key=_credit, reverse=True)
         return [Ranked(candidate, None, f"credit {credit:.1f} tokens/s") for credit, candidate in credits]
@@ -260,7 +267,9 @@ def _least_cost(candidates: Sequence[Candidate], need: Need, held: Held) -> Cand
     stop_weight, rest_weight = (3.0, 0.1) if urgent else (1.0, 1.0)
     unread_tokens, has_tokens = float(prompt_tokens), 0.0
     for one in candidates:
-        _, _, _, slots, busy, waiting, _, _, _, speeds, context_tokens, left_tokens, prompts_s, incarnation, _, _ = one
+        _, _, _, slots, busy, waiting, _, _, _, speeds, context_tokens, left_tokens, prompts_s, incarnation, _, _, w = (
+            one
+        )
         if held_tokens:
             has_tokens = held_tokens.get(incarnation, 0.0)
             unread_tokens = max(0.0, prompt_tokens - has_tokens)
@@ -282,7 +291,7 @@ def _least_cost(candidates: Sequence[Candidate], need: Need, held: Held) -> Cand
         if left_tokens is None:
             left_tokens = streams * answer_tokens / 2
         slow_s = left_tokens * (stream_s + context_s * own_context)
-        cost_s = first_s + stop_weight * streams * prompt_s + rest_weight * (answer_s + slow_s)
+        cost_s = (first_s + stop_weight * streams * prompt_s + rest_weight * (answer_s + slow_s)) / w
         if cost_s > best_s or (not is_open and first_s > WAIT_SHARE * left_s):
             continue
         if cost_s < best_s or (best is not None and one[0] < best[0]):
@@ -294,7 +303,7 @@ def _by_expected_finish(free: list[Candidate], pace: _Pace, need: Need, held: He
     ranking: list[Ranked] = []
     for candidate in free:
         costs = expected_costs(candidate, need, pace.speeds(candidate), held.tokens.get(candidate.incarnation, 0.0))
-        ranking.append(Ranked(candidate, costs.cost_s, costs))
+        ranking.append(Ranked(candidate, costs.cost_s / candidate.weight, costs))
     ranking.sort(key=_cost)
     return ranking
 

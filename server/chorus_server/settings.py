@@ -59,6 +59,9 @@ class CoordinatorSettings:
     )
     debt_half_life_s: float = setting(300.0, "tokens that a user was given count half after this", minimum=1)
     user_shares: tuple[str, ...] = setting((), "users who get more or less than others, as NAME=SHARE; 1 is usual")
+    node_weights: tuple[str, ...] = setting(
+        (), "nodes and backends to prefer or to spare, as NAME=WEIGHT: as if it were so many times as fast; 1 is usual"
+    )
     retry_within_s: float = setting(12.0, "a request whose node was lost waits so long for any", minimum=0, maximum=600)
     model_keep_alive_s: float = setting(
         300.0, "a model loaded for a request is freed after this long without one", minimum=0.1, maximum=31_536_000
@@ -86,6 +89,7 @@ class CoordinatorSettings:
     def check(self) -> None:
         """Raises SettingsError for two settings that contradict each other."""
         shares_of(self.user_shares)
+        weights_of(self.node_weights)
         rising(self, "heartbeat_s", "suspect_after_s", "dead_after_s", "forget_after_s")
         rising(self, "forget_after_s", "forget_asleep_after_s", equal=True)
         if self.wake_address:
@@ -95,15 +99,24 @@ class CoordinatorSettings:
 
 def shares_of(user_shares: tuple[str, ...]) -> dict[str, float]:
     """By user. Raises SettingsError."""
+    return _numbers_of("user_shares", user_shares, "SHARE", example="ann=2")
+
+
+def weights_of(node_weights: tuple[str, ...]) -> dict[str, float]:
+    """By the node's name. Raises SettingsError."""
+    return _numbers_of("node_weights", node_weights, "WEIGHT", example="attic-pc=2")
+
+
+def _numbers_of(setting_name: str, told: tuple[str, ...], kind: str, *, example: str) -> dict[str, float]:
     found: dict[str, float] = {}
-    for one in user_shares:
-        name, _, share = one.rpartition("=")
+    for one in told:
+        name, _, number = one.rpartition("=")
         try:
-            found[name] = float(share)
+            found[name] = float(number)
         except ValueError:
             found[name] = 0.0
         if not name or not 0.01 <= found[name] <= 100:
-            raise SettingsError(f"user_shares = {one!r} is no NAME=SHARE with a share of 0.01-100, such as ann=2")
+            raise SettingsError(f"{setting_name} = {one!r} is no NAME={kind} of 0.01-100, such as {example}")
     return found
 
 

@@ -201,3 +201,14 @@ def test_who_does_not_ask_for_its_place_hears_nothing_of_it(tmp_path: Path) -> N
         await ended(running)
 
     play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(("spared", "first"), [("attic", "cellar"), ("cellar", "attic")])
+def test_a_node_of_small_weight_comes_after_its_equal(tmp_path: Path, spared: str, first: str) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        for name in ("attic", "cellar"):
+            FakeNode(coordinator, clock, name).ready(slots=4)
+        explained = await coordinator.explain(call_for())
+        assert [one.node_name for one in explained.ranking] == [first, spared]
+
+    play(tmp_path, scenario, node_weights=(f"{spared}=0.2",))

@@ -169,7 +169,11 @@ def test_looking_and_choosing_agree() -> None:
                 prefill=chance.choice([None, chance.uniform(50, 5000)]),
                 decode=chance.choice([None, chance.uniform(5, 150)]),
                 score=chance.uniform(10, 100),
-            )._replace(incarnation=number, prompts_s=chance.choice([0.0, 0.0, 2.0]))
+            )._replace(
+                incarnation=number,
+                prompts_s=chance.choice([0.0, 0.0, 2.0]),
+                weight=chance.choice([0.3, 1.0, 1.0, 4.0]),
+            )
             for number in range(1, 6)
         ]
         need = Need(prompt_tokens=chance.randrange(10, 4000), urgent=chance.random() < 0.5)
@@ -248,6 +252,17 @@ def test_weighted_shares_follow_the_measured_speed_without_bursts() -> None:
     turns = [taken(router, RoutingStrategy.WEIGHTED, *nodes) for _ in range(70)]
     assert Counter(turns) == {"a": 50, "b": 10, "c": 10}
     assert "".join(turns[:7]) == "aabacaa"
+
+
+def test_a_weight_counts_as_so_many_times_the_speed_under_every_strategy_that_looks_at_speed() -> None:
+    router = Router()
+    spared, usual = candidate("a", decode=50.0)._replace(weight=0.5), candidate("b", decode=50.0)
+    turns = Counter(taken(router, RoutingStrategy.WEIGHTED, spared, usual) for _ in range(30))
+    assert turns == {"a": 10, "b": 20}
+    assert chosen(finish(candidate("a"), candidate("b"))) == "a"
+    assert chosen(finish(spared, usual)) == "b"
+    # It is spared, not forbidden: when the other one would take more than twice as long, it has its turn.
+    assert chosen(finish(spared, candidate("b", decode=10.0, prefill=100.0))) == "a"
 
 
 def test_weighted_shares_follow_the_score_while_nothing_is_measured() -> None:
