@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from statistics import median
 from typing import NamedTuple
 
 from chorus_proto.ids import ModelName, NodeId
@@ -367,15 +366,25 @@ class _Pace:
     """
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
-        prefill = [(one.prefill_tokens_per_s, one.score) for one in candidates if one.prefill_tokens_per_s]
-        decode = [(one.decode_tokens_per_s, one.score) for one in candidates if one.decode_tokens_per_s]
-        self._prefill_ratio = _median_ratio(prefill[:MEASURED_ARE_ENOUGH]) or PREFILL_TOKENS_PER_S
-        self._decode_ratio = _median_ratio(decode[:MEASURED_ARE_ENOUGH]) or DECODE_TOKENS_PER_S
+        prefill: list[float] = []
+        decode: list[float] = []
+        for _, _, _, _, _, _, score, reads, writes, *_ in candidates:
+            if reads and writes:
+                promised = promised_speed(score)
+                prefill.append(reads / promised)
+                decode.append(writes / promised)
+                if len(decode) == MEASURED_ARE_ENOUGH:
+                    break
+        self._prefill_ratio = _median(prefill) or PREFILL_TOKENS_PER_S
+        self._decode_ratio = _median(decode) or DECODE_TOKENS_PER_S
 
     def speeds(self, candidate: Candidate) -> Speeds:
-        return candidate.speeds or speeds_of(
-            self.prefill_tokens_per_s(candidate), self.decode_tokens_per_s(candidate), candidate.stream_share
-        )
+        _, _, _, _, _, _, score, reads, writes, known, _, _, _, _, share, _, _ = candidate
+        if known is not None:
+            return known
+        if reads is None and writes is None:
+            return _speeds_of_score(score, self._prefill_ratio, self._decode_ratio, share)
+        return speeds_of(self.prefill_tokens_per_s(candidate), self.decode_tokens_per_s(candidate), share)
 
     def prefill_tokens_per_s(self, candidate: Candidate) -> float:
         return candidate.prefill_tokens_per_s or self._prefill_ratio * promised_speed(candidate.score)
@@ -384,8 +393,15 @@ class _Pace:
         return candidate.decode_tokens_per_s or self._decode_ratio * promised_speed(candidate.score)
 
 
-def _median_ratio(measured: Sequence[tuple[float, float]]) -> float | None:
-    return median([rate / promised_speed(score) for rate, score in measured]) if measured else None
+def _median(ratios: list[float]) -> float | None:
+    """Of an even number the upper one of the two in the middle."""
+    return sorted(ratios)[len(ratios) // 2] if ratios else None
+
+
+@lru_cache(maxsize=4096)
+def _speeds_of_score(score: float, prefill_ratio: float, decode_ratio: float, stream_share: float) -> Speeds:
+    promised = promised_speed(score)
+    return speeds_of(prefill_ratio * promised, decode_ratio * promised, stream_share)
 
 
 @lru_cache(maxsize=4096)
