@@ -88,11 +88,11 @@ def create_app(
     kept = KeptResponses(cluster)
     app.after_serving(kept.aclose)
     app.register_blueprint(responses_routes(caller, kept, settings, metrics, clock))
-    app.register_blueprint(anthropic_routes(caller))
+    app.register_blueprint(anthropic_routes(caller, chat_documents))
     embedder = Embedder(cluster, states, settings)
     app.register_blueprint(embeddings_routes(embedder))
     app.register_blueprint(ollama_embed_routes(embedder, control))
-    app.register_blueprint(ollama_routes(caller, control, states, clock))
+    app.register_blueprint(ollama_routes(caller, control, states, clock, chat_documents))
     app.register_blueprint(ollama_model_routes(cluster, control, settings, metrics))
     app.register_blueprint(model_routes(cluster, control, states, settings, metrics))
     app.register_blueprint(llama_router_routes(cluster, control, states, settings, metrics, clock))
@@ -103,7 +103,7 @@ def create_app(
     app.register_blueprint(status_routes(cluster, states, metrics))
     app.register_blueprint(documentation_routes())
     if chats is not None:
-        conversations = Conversations(chats, asking(cluster), states, clock)
+        conversations = Conversations(chats, asking(cluster), states, clock, documents=chat_documents)
         app.register_blueprint(chat_routes(conversations, settings, metrics, clock))
     install_error_handlers(app)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from chorus_http.chat_documents import ChatDocuments
 from chorus_http.chats.asking import Agreed, Asking, Begun, Ended, Piece, Question, Said, Text
 from chorus_http.chats.events import ChatEvent, ChatEventKind, ChatEvents, LastEvent
 from chorus_http.chats.history import Fitted, fitted
@@ -28,7 +29,9 @@ from chorus_http.chats.records import (
     new_message_id,
 )
 from chorus_http.chats.shown import message_shown, session_shown
+from chorus_http.chats.sources import cited, with_passages
 from chorus_http.chats.store import ChatStore
+from chorus_http.rag.bodies import ChatOption
 from chorus_http.state import StateReader
 from chorus_proto.clock import Clock
 from chorus_proto.errors import ClusterError, ContextLengthExceeded, NotFound
@@ -53,6 +56,8 @@ class Wish:
     key_id: str = ""
     model: str | None = None
     sampling: Generation = field(default_factory=Generation)
+    rag: ChatOption | None = None
+    """Which documents the question is put together with; None: none."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,7 +84,16 @@ class _Running:
 class Answers:
     """The answers that are being made, at most one in a session."""
 
-    def __init__(self, store: ChatStore, ask: Asking, states: StateReader, events: ChatEvents, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: ChatStore,
+        ask: Asking,
+        states: StateReader,
+        events: ChatEvents,
+        clock: Clock,
+        documents: ChatDocuments | None = None,
+    ) -> None:
+        self._documents = documents
         self._store = store
         self._ask = ask
         self._states = states
@@ -106,6 +120,7 @@ class Answers:
     async def make(self, session: ChatSession, line: list[ChatMessage], wish: Wish) -> AsyncGenerator[ChatEvent, None]:
         """Answer the end of `line`: `STARTED`, `DELTA`s and a `LastEvent`. Raises ClusterError."""
         model, context_tokens = await self.model(session, wish)
+        line, sources = await with_passages(self._documents, line, wish, context_tokens=context_tokens)
         for refusals in range(REFUSALS_LIMIT + 1):
             sent = fitted(
                 line,
@@ -119,7 +134,7 @@ class Answers:
                 message_id=new_message_id(),
                 question_id=line[-1].id,
                 began_s=self._clock.monotonic_s(),
-                facts=AnswerFacts(model=model, prompt_bytes=sent.prompt_bytes, trimmed=sent.trimmed),
+                facts=AnswerFacts(model=model, prompt_bytes=sent.prompt_bytes, trimmed=sent.trimmed, sources=sources),
             )
             try:
                 async with aclosing(self._run(session, running, sent, wish)) as events:
@@ -197,11 +212,11 @@ class Answers:
     def _started(self, running: _Running) -> dict[str, object]:
         facts = running.facts
         trimmed = None if facts.trimmed is None else msgspec.to_builtins(facts.trimmed)
-        return {**running.shown(), "trimmed": trimmed}
+        return {**running.shown(), "trimmed": trimmed, "sources": msgspec.to_builtins(facts.sources)}
 
     def _ended(self, running: _Running, finish_reason: str, usage: Usage, *, error: str = "") -> None:
         running.facts = msgspec.structs.replace(
-            running.facts,
+            cited(running.facts, running.text),
             finish_reason=finish_reason,
             error=error,
             prompt_tokens=usage.prompt_tokens,

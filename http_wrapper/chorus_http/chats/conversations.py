@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 
+from chorus_http.chat_documents import ChatDocuments
 from chorus_http.chats.answering import Answers, Wish
 from chorus_http.chats.asking import Asking, Question, Text
 from chorus_http.chats.events import ChatEvent, ChatEventKind, ChatEvents, everything_of
@@ -37,14 +38,21 @@ class Conversations:
     """All sessions of this process's callers."""
 
     def __init__(
-        self, store: ChatStore, ask: Asking, states: StateReader, clock: Clock, *, events: ChatEvents | None = None
+        self,
+        store: ChatStore,
+        ask: Asking,
+        states: StateReader,
+        clock: Clock,
+        *,
+        events: ChatEvents | None = None,
+        documents: ChatDocuments | None = None,
     ) -> None:
         self.store = store
         self._ask = ask
         self._states = states
         self._clock = clock
         self._events = events or ChatEvents()
-        self._answers = Answers(store, ask, states, self._events, clock)
+        self._answers = Answers(store, ask, states, self._events, clock, documents)
         self._taken: set[SessionId] = set()
 
     # Sessions -----------------------------------------------------------------------------------------------------

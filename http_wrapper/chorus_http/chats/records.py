@@ -60,6 +60,19 @@ class CouncilShown(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[MemberShown, ...]
 
 
+class SourceShown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A passage of a document that the model was given under `number`; `cited`: its answer names it."""
+
+    number: int
+    document_id: str
+    title: str
+    text: str
+    headings: tuple[str, ...] = ()
+    page: int | None = None
+    source: str | None = None
+    cited: bool = False
+
+
 class AnswerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How one answer came about."""
 
@@ -75,6 +88,10 @@ class AnswerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     seconds: float = 0.0
     trimmed: Trimmed | None = None
     council: CouncilShown | None = None
+    sources: tuple[SourceShown, ...] = ()
+    """Where the question was put together with passages."""
+    wrong_citations: tuple[int, ...] = ()
+    """Numbers that the answer names and that no passage had."""
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):

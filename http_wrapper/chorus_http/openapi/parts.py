@@ -115,11 +115,13 @@ _FILTER: Schema = _maybe(
     }
 )
 
+_RAG: Schema = _maybe({"anyOf": [{"type": "boolean"}, {"$ref": "#/components/schemas/ChatOption"}]})
+
 PARTS: Mapping[str, Mapping[str, Schema]] = {
     "ChatCompletionRequest": {
         **_SAMPLING,
         "messages": _MESSAGES,
-        "rag": _maybe({"anyOf": [{"type": "boolean"}, {"$ref": "#/components/schemas/ChatOption"}]}),
+        "rag": _RAG,
         "response_format": _FORMAT,
         "tools": _TOOLS,
         "tool_choice": _maybe({"anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}]}),
@@ -140,6 +142,7 @@ PARTS: Mapping[str, Mapping[str, Schema]] = {
             _list_of(_object(["role", "content"], role={"enum": ["system", "user", "assistant"]}, content=_TEXT))
         ),
         "tools": _TOOLS,
+        "rag": _RAG,
     },
     "OllamaGenerateRequest": {**_OLLAMA, "images": _maybe(_list_of(_TEXT, maxItems=0))},
     "OllamaOptions": {"stop": _STOP},
@@ -148,6 +151,6 @@ PARTS: Mapping[str, Mapping[str, Schema]] = {
     "AskRequest": {"filter": _FILTER},
     "ChatOption": {"filter": _FILTER},
     "LoadRequest": {"keep_alive": _KEEP_ALIVE},
-    "MessagesRequest": _CLAUDE,
+    "MessagesRequest": {**_CLAUDE, "rag": _RAG},
     "CountRequest": {name: part for name, part in _CLAUDE.items() if name != "x_chorus"},
 }

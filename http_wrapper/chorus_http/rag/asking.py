@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from chorus_http.exchange import Exchange
+from chorus_http.asker import Asker
 from chorus_http.rag.documents import Passage
 from chorus_http.rag.prompt import BYTES_PER_TOKEN, INSTRUCTIONS, fitting, shortened
 from chorus_http.sse import GRACE_S
@@ -82,18 +82,18 @@ def text_call(
     model: ModelName,
     prompt: str,
     *,
-    exchange: Exchange,
+    asker: Asker,
     max_tokens: int,
     within_s: float,
     temperature: float | None = None,
     stream: bool = False,
 ) -> Call:
-    """One prompt, answered in plain text, on behalf of the exchange's caller."""
+    """One prompt, answered in plain text, on behalf of the asker."""
     generation = Generation(
         messages=(Message(role="user", content=prompt),), max_tokens=max_tokens, temperature=temperature
     )
     return Call(
-        request_id=exchange.request_id,
+        request_id=asker.request_id,
         model=model,
         dialect=Dialect.TEXT,
         stream=stream,
@@ -101,8 +101,8 @@ def text_call(
         prompt_tokens_estimate=-(-len(prompt.encode()) // BYTES_PER_TOKEN),
         within_s=within_s,
         max_tokens=max_tokens,
-        user=exchange.user,
-        key_id=exchange.key_id,
+        user=asker.user,
+        key_id=asker.key_id,
     )
 
 

@@ -233,6 +233,13 @@ _NAMES = {"in": "any_of", "not": "none_of"}
 """Words of Python."""
 
 
+def read_option(option: JsonValue) -> ChatOption | None:
+    """`rag` as callers write it: true, or an object; None where none is wanted. Raises InvalidRequest."""
+    if option is None or option is False:
+        return None
+    return ChatOption() if option is True else read_fields(as_object(option, "rag"), ChatOption, refused={}, at="rag")
+
+
 def read_metadata(value: JsonValue, at: str = "metadata") -> Metadata:
     """Raises InvalidRequest."""
     if value is None:

@@ -1,91 +1,95 @@
 """`rag` as an option of a chat: the last question is put to the model together with passages of the caller's documents.
 
-Streams tell the passages in one chunk before the first, without choices; whole answers in a member `rag`.
+Streams tell the passages before their first word, whole answers in a member `rag`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import cast
 
 import msgspec
 from quart import Response
 from quart.wrappers.response import ResponseBody
 
+from chorus_http.asker import Asker
+from chorus_http.chat_documents import Answer, Consulted
 from chorus_http.exchange import Exchange
+from chorus_http.rag.answer_shapes import SHAPES, AnswerShape
 from chorus_http.rag.asking import answer_tokens, passages_for
-from chorus_http.rag.bodies import ChatOption
-from chorus_http.rag.documents import Passage
+from chorus_http.rag.bodies import ChatOption, SourceReply, read_option
 from chorus_http.rag.finding import Finder
-from chorus_http.rag.prompt import BYTES_PER_TOKEN, citations_of, prompt_of
+from chorus_http.rag.prompt import BYTES_PER_TOKEN, numbers_in, prompt_of
 from chorus_http.rag.shown import shown_sources
 from chorus_http.state import StateReader
-from chorus_proto.dialects.fields import as_object, read_fields
 from chorus_proto.dialects.strict_json import JsonObject, JsonValue, load_object
 from chorus_proto.errors import InvalidRequest
 from chorus_proto.ids import ModelName
 from chorus_proto.values import ModelSummary
 
-Answer: TypeAlias = Callable[[bytes], Awaitable[Response]]
-
 _NAMED = b'"rag"'
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class ChatSources:
-    """The passages that the model was given, in their order."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """A body without its `rag`, and the sources that were put into it."""
 
-    passages: list[Passage]
+    body: bytes
+    model: str
     stream: bool
+    sources: tuple[SourceReply, ...]
 
 
-class ChatDocuments:
-    """Looks the passages up and puts them into the body."""
+class Documents:
+    """See `chat_documents.ChatDocuments`."""
 
     def __init__(self, finder: Finder, states: StateReader) -> None:
         self._finder = finder
         self._states = states
 
-    async def answered(
-        self, raw: bytes, exchange: Exchange, answer: Callable[[bytes], Awaitable[Response]]
-    ) -> Response:
-        """`answer` to the body with the passages that it asks for; to the body as it is when it asks for none.
-
-        Raises InvalidJson, InvalidRequest, ContextLengthExceeded and what a search or `answer` raises.
-        """
+    async def answered(self, raw: bytes, exchange: Exchange, answer: Answer) -> Response:
         if _NAMED not in raw:
             return await answer(raw)
-        body, sources = await self._prepared(raw, exchange)
-        response = await answer(body)
-        return response if sources is None else await _with_sources(response, sources)
-
-    async def _prepared(self, raw: bytes, exchange: Exchange) -> tuple[bytes, ChatSources | None]:
-        """The body without `rag`, its last question with the passages found; None where `rag` is not asked for."""
+        shape = SHAPES[exchange.api]
         body = load_object(raw, int64_names=("seed",))
-        option = body.pop("rag", None)
-        if option is None or option is False:
-            return _encode(body), None
-        wanted = ChatOption()
-        if option is not True:
-            wanted = read_fields(as_object(option, "rag"), ChatOption, refused={}, at="rag")
+        option = read_option(body.pop("rag", None))
+        if option is None:
+            return await answer(_encode(body))
+        prepared = await self._prepared(body, option, shape, exchange)
+        return await _with_sources(await answer(prepared.body), prepared, shape)
+
+    async def consulted(
+        self, asker: Asker, question: str, option: ChatOption, *, context_tokens: int, reserved_tokens: int
+    ) -> Consulted:
+        found = await self._finder.find(asker.user, question, option, asker)
+        if not found.passages:
+            return Consulted(prompt=question, sources=())
+        fit = passages_for(found.passages, question, context_tokens=context_tokens, reserved_tokens=reserved_tokens)
+        return Consulted(prompt=prompt_of(question, fit), sources=shown_sources(fit, set()))
+
+    async def _prepared(
+        self, body: JsonObject, option: ChatOption, shape: AnswerShape, exchange: Exchange
+    ) -> _Prepared:
         question = _last_question(body)
-        found = await self._finder.find(exchange.user, question.text, wanted, exchange)
-        if found.passages:
-            model = await self._model(body.get("model"))
-            limit = body.get("max_completion_tokens") or body.get("max_tokens")
-            reserved = answer_tokens(model, limit if isinstance(limit, int) else None)
-            # The rest of the conversation stays as it is.
-            reserved += max(0, len(_encode(body.get("messages"))) - len(question.text.encode())) // BYTES_PER_TOKEN
-            fit = passages_for(
-                found.passages, question.text, context_tokens=model.context_tokens, reserved_tokens=reserved
-            )
-            question.replace(prompt_of(question.text, fit))
-        else:
-            fit = []
-        return _encode(body), ChatSources(fit, stream=body.get("stream") is True)
+        model = await self._model(body.get("model"))
+        limit = shape.limit(body)
+        reserved = answer_tokens(model, limit if isinstance(limit, int) and limit > 0 else None)
+        # The rest of the conversation stays as it is.
+        rest = len(_encode((body.get("system"), body.get("messages")))) - len(question.text.encode())
+        consulted = await self.consulted(
+            exchange,
+            question.text,
+            option,
+            context_tokens=model.context_tokens,
+            reserved_tokens=reserved + max(0, rest) // BYTES_PER_TOKEN,
+        )
+        question.replace(consulted.prompt)
+        return _Prepared(
+            body=_encode(body), model=str(model.name), stream=shape.streams(body), sources=consulted.sources
+        )
 
     async def _model(self, name: JsonValue) -> ModelSummary:
         """Of a name that is no model's the chat itself will complain, or know better what it stands for."""
@@ -94,16 +98,13 @@ class ChatDocuments:
         return known[0] if known else ModelSummary(name=ModelName(str(name)))
 
 
-async def _with_sources(response: Response, sources: ChatSources) -> Response:
+async def _with_sources(response: Response, prepared: _Prepared, shape: AnswerShape) -> Response:
     """The chat's answer, telling its sources too."""
-    if sources.stream:
-        rag = {"sources": shown_sources(sources.passages, set())}
-        event: dict[str, object] = {"object": "chat.completion.chunk", "choices": (), "rag": rag}
-        told = Response(_after(b"data: %b\n\n" % _encode(event), response.response))
+    if prepared.stream:
+        told = Response(_after(shape.ahead({"sources": prepared.sources}, prepared.model), response.response))
         told.timeout = None
     else:
-        whole = await response.get_data(as_text=False)
-        told = Response(_joined(whole, sources))
+        told = Response(_joined(await response.get_data(as_text=False), prepared.sources, shape))
     told.status_code = response.status_code
     told.headers.update({name: value for name, value in response.headers if name.lower() != "content-length"})
     return told
@@ -116,27 +117,13 @@ async def _after(first: bytes, body: ResponseBody) -> AsyncGenerator[bytes, None
             yield part
 
 
-def _joined(whole: bytes, sources: ChatSources) -> bytes:
-    answer = msgspec.json.decode(whole, type=_Answer)
-    text = "\n".join(choice.message.content or "" for choice in answer.choices)
-    cited, wrong = citations_of(text, sources.passages)
-    rag = {
-        "sources": shown_sources(sources.passages, {citation.number for citation in cited}),
-        "wrong_citations": wrong,
-    }
-    return b'%b,"rag":%b}' % (whole.rstrip().removesuffix(b"}"), _encode(rag))
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message = msgspec.field(default_factory=_Message)
-
-
-class _Answer(msgspec.Struct):
-    choices: tuple[_Choice, ...] = ()
+def _joined(whole: bytes, sources: tuple[SourceReply, ...], shape: AnswerShape) -> bytes:
+    right, wrong = numbers_in(shape.text(whole), len(sources))
+    cited = [msgspec.structs.replace(source, cited=source.number in right) for source in sources]
+    return b'%b,"rag":%b}' % (
+        whole.rstrip().removesuffix(b"}"),
+        _encode({"sources": cited, "wrong_citations": wrong}),
+    )
 
 
 class _LastQuestion:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from quart import Blueprint
 
+from chorus_http.chat_documents import ChatDocuments
 from chorus_http.metrics import HttpMetrics
-from chorus_http.rag.chat_option import ChatDocuments
+from chorus_http.rag.chat_option import Documents
 from chorus_http.rag.finding import Finder
 from chorus_http.rag.opening import LibraryDoor
 from chorus_http.routes.rag import rag_routes
@@ -17,13 +18,13 @@ from chorus_proto.cluster import Cluster
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
+class RagParts:
     routes: Blueprint
     chat: ChatDocuments
 
 
 def documents_of(
     door: LibraryDoor, cluster: Cluster, states: StateReader, settings: HttpSettings, metrics: HttpMetrics
-) -> Documents:
+) -> RagParts:
     finder = Finder(door, cluster, states, rerank_model=settings.rag_rerank_model, within_s=settings.request_within_s)
-    return Documents(rag_routes(door, finder, cluster, states, settings, metrics), ChatDocuments(finder, states))
+    return RagParts(rag_routes(door, finder, cluster, states, settings, metrics), Documents(finder, states))

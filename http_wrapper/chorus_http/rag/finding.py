@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from chorus_http.exchange import Exchange
+from chorus_http.asker import Asker
 from chorus_http.rag.asking import model_for
 from chorus_http.rag.bodies import DEFAULT_TOP_K, read_filter
 from chorus_http.rag.documents import Mode, Passage
@@ -46,7 +46,7 @@ class Finder:
         self._rerank_model = rerank_model
         self._within_s = within_s
 
-    async def find(self, owner: str, text: str, wanted: Wanted, exchange: Exchange) -> FoundPassages:
+    async def find(self, owner: str, text: str, wanted: Wanted, asker: Asker) -> FoundPassages:
         """Raises what `Library.search` raises, InvalidRequest for a filter, and ModelNotFound for a rerank model."""
         top_k = wanted.top_k or DEFAULT_TOP_K
         name = wanted.collection or DEFAULT_COLLECTION
@@ -64,6 +64,6 @@ class Finder:
             chosen = wanted.rerank if isinstance(wanted.rerank, str) else self._rerank_model or None
             model = model_for(await self._states.state(), chosen)
             passages, ordered = await reranked(
-                self._cluster, model.name, text, passages, exchange=exchange, within_s=self._within_s
+                self._cluster, model.name, text, passages, asker=asker, within_s=self._within_s
             )
         return FoundPassages(passages=passages[:top_k], collection=name, mode=mode, reranked=ordered)

@@ -60,12 +60,19 @@ def prompt_of(question: str, passages: Sequence[Passage]) -> str:
 
 def citations_of(answer: str, passages: Sequence[Passage]) -> tuple[list[Citation], list[int]]:
     """The passages that the answer names, each once, in the order of their first mention; and numbers without one."""
+    right, wrong = numbers_in(answer, len(passages))
+    return [Citation(number, passages[number - 1]) for number in right], wrong
+
+
+def numbers_in(answer: str, count: int) -> tuple[list[int], list[int]]:
+    """The numbers that the answer names, each once, in the order of their first mention: those of the `count` passages
+    that it was given, and others."""
     named: dict[int, None] = {}
     for found in _CITATION.finditer(answer):
         for number in re.split(r"\s*[,;]\s*", found[1]):
             named[int(number)] = None
-    right = [Citation(number, passages[number - 1]) for number in named if 1 <= number <= len(passages)]
-    return right, [number for number in named if not 1 <= number <= len(passages)]
+    right = [number for number in named if 1 <= number <= count]
+    return right, [number for number in named if not 1 <= number <= count]
 
 
 def _fenced(number: int, passage: Passage) -> str:

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Sequence
 
-from chorus_http.exchange import Exchange
+from chorus_http.asker import Asker
 from chorus_http.rag.asking import answer_of, text_call
 from chorus_http.rag.documents import Passage
 from chorus_proto.cluster import Cluster
@@ -31,7 +31,7 @@ async def reranked(
     question: str,
     passages: Sequence[Passage],
     *,
-    exchange: Exchange,
+    asker: Asker,
     within_s: float,
 ) -> tuple[list[Passage], bool]:
     """The passages in the model's order, and whether it was asked; a failed call leaves them as they are."""
@@ -39,7 +39,7 @@ async def reranked(
     call = text_call(
         model,
         _prompt(question, looked_at),
-        exchange=exchange,
+        asker=asker,
         max_tokens=_ANSWER_TOKENS,
         within_s=within_s,
         temperature=0.0,
@@ -47,7 +47,7 @@ async def reranked(
     try:
         asked = await answer_of(cluster, call)
     except ClusterError as error:
-        log.warning("request %s: not reranked: %s", exchange.request_id, error.message)
+        log.warning("request %s: not reranked: %s", asker.request_id, error.message)
         return list(passages), False
     numbers = order_of(asked.text, len(looked_at))
     return [passages[number] for number in numbers] + list(passages[len(looked_at) :]), True

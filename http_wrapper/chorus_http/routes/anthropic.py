@@ -6,16 +6,23 @@ from quart import Blueprint, Response
 
 from chorus_http.body import json_body
 from chorus_http.calls import Caller
+from chorus_http.chat_documents import ChatDocuments
 from chorus_http.exchange import current_exchange
 from chorus_http.replies import json_reply
 from chorus_proto.dialects.anthropic_request import parse_count, parse_messages
 
 
-def anthropic_routes(caller: Caller) -> Blueprint:
+def anthropic_routes(caller: Caller, documents: ChatDocuments | None = None) -> Blueprint:
     routes = Blueprint("anthropic", __name__)
 
     async def messages() -> Response:
-        return await caller.answer(parse_messages(await json_body()), current_exchange())
+        exchange = current_exchange()
+        raw = await json_body()
+
+        async def answer(body: bytes) -> Response:
+            return await caller.answer(parse_messages(body), exchange)
+
+        return await (answer(raw) if documents is None else documents.answered(raw, exchange, answer))
 
     async def count_tokens() -> Response:
         counted = await caller.whole(parse_count(await json_body()), current_exchange())

@@ -26,11 +26,12 @@ from chorus_http.chats.export import (
 from chorus_http.chats.shown import found_shown, session_shown, whole_shown
 from chorus_http.exchange import Exchange, current_exchange
 from chorus_http.metrics import HttpMetrics
+from chorus_http.rag.bodies import read_option
 from chorus_http.replies import encoded, json_reply
 from chorus_http.settings import HttpSettings
 from chorus_http.sse import GRACE_S, EventStream, Source, event_stream_response, named_event
 from chorus_proto.clock import Clock
-from chorus_proto.dialects.fields import ModelText, Temperature, Text, TokenLimit, TopP, read_fields
+from chorus_proto.dialects.fields import ModelText, Temperature, Text, TokenLimit, TopP, Unchecked, read_fields
 from chorus_proto.dialects.strict_json import JsonObject, load_object
 from chorus_proto.errors import DeadlineExceeded, InternalError, InvalidRequest, NotFound
 from chorus_proto.generation import Generation
@@ -73,6 +74,7 @@ class _Making(msgspec.Struct, kw_only=True):
     top_p: TopP | None = None
     seed: int | None = None
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] | None = None
+    rag: Unchecked = None
 
 
 class _Message(_Making, kw_only=True):
@@ -266,6 +268,7 @@ def _wish(fields: _Making, exchange: Exchange, settings: HttpSettings) -> Wish:
         sampling=Generation(
             max_tokens=fields.max_tokens, temperature=fields.temperature, top_p=fields.top_p, seed=fields.seed
         ),
+        rag=read_option(fields.rag),
     )
 
 

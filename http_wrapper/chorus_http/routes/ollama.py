@@ -9,6 +9,7 @@ from quart import Blueprint, Response
 
 from chorus_http.body import json_body
 from chorus_http.calls import Caller
+from chorus_http.chat_documents import ChatDocuments
 from chorus_http.exchange import current_exchange
 from chorus_http.model_control import ModelControl
 from chorus_http.ollama_shapes import running, show, tags
@@ -34,7 +35,13 @@ class ShowRequest(msgspec.Struct):
     verbose: bool | None = None
 
 
-def ollama_routes(caller: Caller, control: ModelControl, states: StateReader, clock: Clock) -> Blueprint:
+def ollama_routes(
+    caller: Caller,
+    control: ModelControl,
+    states: StateReader,
+    clock: Clock,
+    documents: ChatDocuments | None = None,
+) -> Blueprint:
     routes = Blueprint("ollama", __name__)
     # Ollama tells when a model's file was written; a cluster only knows since when it could have served it.
     modified_unix_s = clock.unix_s()
@@ -45,7 +52,12 @@ def ollama_routes(caller: Caller, control: ModelControl, states: StateReader, cl
         return await caller.answer(asked.generation, current_exchange(), keep_alive_s=asked.keep_alive_s)
 
     async def chat() -> Response:
-        return await answered(parse_chat(await json_body(from_curl=True)))
+        raw = await json_body(from_curl=True)
+
+        async def answer(body: bytes) -> Response:
+            return await answered(parse_chat(body))
+
+        return await (answer(raw) if documents is None else documents.answered(raw, current_exchange(), answer))
 
     async def generate() -> Response:
         return await answered(parse_generate(await json_body(from_curl=True)))

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
-
 from quart import Blueprint, Response
 
 from chorus_http.body import json_body
 from chorus_http.calls import Caller
-from chorus_http.exchange import Exchange, current_exchange
+from chorus_http.chat_documents import ChatDocuments
+from chorus_http.exchange import current_exchange
 from chorus_http.replies import json_reply
 from chorus_http.state import StateReader, find_model, ready_models
 from chorus_proto.clock import Clock
 from chorus_proto.dialects.openai_request import parse_chat, parse_completion
 from chorus_proto.values import CouncilSummary, ModelSummary
-
-
-class ChatDocuments(Protocol):
-    """The option `rag` of a chat; see `chorus_http.rag.chat_option`, which needs packages that may be missing."""
-
-    async def answered(
-        self, raw: bytes, exchange: Exchange, answer: Callable[[bytes], Awaitable[Response]]
-    ) -> Response:
-        """`answer` to the body with the passages that it asks for; to the body as it is when it asks for none."""
-        ...
 
 
 def openai_routes(

@@ -170,7 +170,7 @@ def rag_routes(
         call = text_call(
             model.name,
             prompt_of(question, answer.passages),
-            exchange=exchange,
+            asker=exchange,
             max_tokens=max_tokens,
             temperature=body.temperature,
             within_s=min(body.timeout_s or settings.request_within_s, settings.request_within_s),

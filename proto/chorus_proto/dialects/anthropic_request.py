@@ -13,7 +13,16 @@ import msgspec
 from chorus_proto.dialects.anthropic_messages import read_messages, read_system
 from chorus_proto.dialects.anthropic_tools import read_tools
 from chorus_proto.dialects.chorus_fields import read_chorus_fields
-from chorus_proto.dialects.fields import ModelText, Refused, TokenLimit, TopP, Unchecked, as_object, read_fields
+from chorus_proto.dialects.fields import (
+    ModelText,
+    Refused,
+    TokenLimit,
+    TopP,
+    Unchecked,
+    as_object,
+    read_fields,
+    refuse_documents,
+)
 from chorus_proto.dialects.parsed import ParsedRequest, check_model_name, text_bytes, tokens_estimate
 from chorus_proto.dialects.response_format import read_response_format
 from chorus_proto.dialects.strict_json import JsonObject, JsonValue, load_object
@@ -75,6 +84,8 @@ class _Messages(_Asked, kw_only=True):
     stream: bool | None = None
     metadata: Unchecked = None
     x_chorus: Unchecked = None
+    # Taken out of the body by the wrapper, where documents are installed.
+    rag: Unchecked = None
     # Accepted; each asks for nothing that an answer from one's own PCs would show.
     service_tier: str | None = None
     inference_geo: str | None = None
@@ -87,6 +98,7 @@ def parse_messages(raw: bytes) -> ParsedRequest:
     Raises InvalidJson, InvalidRequest, UnknownParameter or UnsupportedParameter; `param` names the field.
     """
     fields = read_fields(load_object(raw), _Messages, refused=_REFUSED)
+    refuse_documents(fields.rag)
     asked = _asked(fields)
     ours = read_chorus_fields(fields.x_chorus)
     metadata = read_fields(_object(fields.metadata, "metadata"), _Metadata, refused={}, at="metadata")

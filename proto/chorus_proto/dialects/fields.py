@@ -94,3 +94,9 @@ def _invalid(problem: str, at: str) -> InvalidRequest:
     words = what.replace("`", "")
     words = words[:1].lower() + words[1:]
     return InvalidRequest(f"Invalid '{full}': {words}.", param=full or None)
+
+
+def refuse_documents(rag: JsonValue) -> None:
+    """For a body that still has its `rag` where the wrapper has no documents. Raises UnsupportedParameter."""
+    if rag not in (None, False):
+        raise UnsupportedParameter("'rag' needs the packages for documents: chorus-llm[rag].", param="rag")

@@ -22,6 +22,7 @@ from chorus_proto.dialects.fields import (
     as_object,
     join_path,
     read_fields,
+    refuse_documents,
 )
 from chorus_proto.dialects.openai_tools import read_calls, read_tools
 from chorus_proto.dialects.parsed import ParsedRequest, check_model_name, text_bytes, tokens_estimate
@@ -122,6 +123,8 @@ class _Shared(msgspec.Struct, kw_only=True):
 class _Chat(_Shared, kw_only=True):
     messages: Unchecked = None
     tools: Unchecked = None
+    # Taken out of the body by the wrapper, where documents are installed.
+    rag: Unchecked = None
 
 
 class _Generate(_Shared, kw_only=True):
@@ -150,6 +153,7 @@ def parse_chat(raw: bytes) -> OllamaRequest:
     Raises InvalidJson, InvalidRequest, UnknownParameter or UnsupportedParameter; `param` names the field.
     """
     fields = read_fields(load_object(raw), _Chat, refused=_REFUSED)
+    refuse_documents(fields.rag)
     messages = _messages(fields.messages)
     tools = read_tools(fields.tools, None)
     generation = Generation(messages=messages, tools=tools.tools) if messages else None

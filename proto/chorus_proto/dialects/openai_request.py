@@ -23,6 +23,7 @@ from chorus_proto.dialects.fields import (
     Unchecked,
     as_object,
     read_fields,
+    refuse_documents,
 )
 from chorus_proto.dialects.openai_messages import instructed, read_messages
 from chorus_proto.dialects.openai_tools import read_tools
@@ -127,8 +128,7 @@ def parse_chat(raw: bytes) -> ParsedRequest:
     Raises InvalidJson, InvalidRequest, UnknownParameter or UnsupportedParameter; `param` names the field.
     """
     fields = read_fields(load_object(raw, int64_names=("seed",)), _Chat, refused=_REFUSED_CHAT)
-    if fields.rag not in (None, False):
-        raise UnsupportedParameter("'rag' needs the packages for documents: chorus-llm[rag].", param="rag")
+    refuse_documents(fields.rag)
     messages = instructed(read_messages(fields.messages), fields.developer_instructions)
     if fields.max_tokens and fields.max_completion_tokens and fields.max_tokens != fields.max_completion_tokens:
         raise InvalidRequest(
