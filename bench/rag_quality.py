@@ -2,8 +2,8 @@
 
 The labelled questions of `bench/rag_set` are asked with the real embedding model: by words alone, by vectors alone and
 by both fused, all in one run. Printed are recall@5 (the share of the needed documents among the first five), MRR@10 and
-nDCG@10 over documents; how often a sentence with 40 % of its words dropped finds its own chunk; and how well the best
-similarity tells questions that have an answer from those that have none.
+nDCG@10 over documents; how often a sentence with 40 % of its words dropped finds its own chunk; and how well what was
+found tells questions that have an answer from those that have none, at several thresholds.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from chorus_http.rag.ingest import Submission
 from chorus_http.rag.library import Library, LibraryLimits
 from chorus_http.rag.search import Question
 from chorus_http.rag.sqlite_store import SqliteStore
+from chorus_http.rag.support import CALIBRATED_SIMILARITY, Support, support_of
 from chorus_proto.clock import SystemClock
 
 SET = Path(__file__).parent / "rag_set"
@@ -55,6 +56,8 @@ class Quality:
     by_mode: dict[Mode, Scores]
     by_kind: dict[tuple[Mode, str], Scores]
     known_item_at_5: dict[Mode, float]
+    support: list[tuple[bool, Support]]
+    """Of each question: has it an answer, and what was found for it."""
     answerable_auc: float
     """How often the best similarity of an answerable question is above that of an unanswerable one."""
 
@@ -127,7 +130,17 @@ async def _measured(library: Library) -> Quality:
     near = [(bool(question.documents), await _similarity(library, question.text)) for question in questions]
     pairs = [(yes, no) for is_yes, yes in near if is_yes for is_no, no in near if not is_no]
     auc = sum((yes > no) + 0.5 * (yes == no) for yes, no in pairs) / len(pairs)
-    return Quality(by_mode=by_mode, by_kind=by_kind, known_item_at_5=known, answerable_auc=auc)
+    support = [
+        (bool(question.documents), support_of(question.text, (await _found(library, question.text, Mode.HYBRID))[:5]))
+        for question in questions
+    ]
+    return Quality(by_mode=by_mode, by_kind=by_kind, known_item_at_5=known, answerable_auc=auc, support=support)
+
+
+def refused(support: Sequence[tuple[bool, Support]], least: float, *, answerable: bool) -> float:
+    """Which share of the questions with (or without) an answer is refused at this threshold."""
+    some = [one for has_answer, one in support if has_answer is answerable]
+    return sum(not one.reaches(least) for one in some) / len(some)
 
 
 async def _found(library: Library, text: str, mode: Mode) -> list[Passage]:
@@ -165,6 +178,10 @@ def main() -> int:
         told = (f"{mode} {quality.by_kind[mode, kind].recall_at_5:.3f}" for mode in Mode)
         print(f"{kind:<12} recall@5 {'   '.join(told)}")
     print(f"answerable questions are nearer than unanswerable ones in {quality.answerable_auc:.3f} of the pairs")
+    for least in sorted({0.26, 0.3, CALIBRATED_SIMILARITY, 0.38, 0.42}):
+        right, wrong = (refused(quality.support, least, answerable=one) for one in (False, True))
+        chosen = "  <- rag_least_similarity" if least == CALIBRATED_SIMILARITY else ""
+        print(f"below {least:.2f}: refused {right:.2f} without an answer, {wrong:.3f} with one{chosen}")
     hybrid = quality.by_mode[Mode.HYBRID]
     parts = [quality.by_mode[Mode.WORDS], quality.by_mode[Mode.VECTORS]]
     worse = any(hybrid.recall_at_5 < each.recall_at_5 or hybrid.ndcg_at_10 < each.ndcg_at_10 for each in parts)

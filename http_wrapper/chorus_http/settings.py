@@ -60,6 +60,13 @@ class HttpSettings:
     rag_rerank_model: str = setting(
         "", "model that orders passages again for callers who ask; empty: the largest loaded"
     )
+    rag_least_similarity: float | None = setting(
+        None,
+        "a question further than this from every passage is not answered; by default 0.34 for the embedding model that "
+        "Chorus brings, 0 for others",
+        minimum=0,
+        maximum=1,
+    )
     rag_upload_limit_bytes: int = setting(64 * 1024 * 1024, "largest upload of documents", minimum=1024)
     rag_upload_within_s: float = setting(600.0, "an upload that takes longer to arrive is refused", minimum=0.1)
     rag_parse_within_s: float = setting(30.0, "a document that takes longer to read is refused", minimum=0.1)

@@ -16,6 +16,7 @@ import pytest
 from chorus_http.app import create_app
 from chorus_http.listen import serving
 from chorus_http.rag.opening import library_door
+from chorus_http.routes.rag import least_similarity
 from chorus_http.settings import HttpSettings
 from chorus_proto.clock import SystemClock
 from chorus_proto.cluster import Call
@@ -416,6 +417,47 @@ def test_no_model_is_asked_about_nothing(tmp_path: Path) -> None:
         told = (await face.http.post("/rag/ask", json={"query": "Anything?"})).json()
         assert (told["answered"], told["citations"], face.cluster.calls) == (False, [], [])
         assert error_of(await face.http.post("/rag/ask", json={}))[2] == "question"
+
+    run(tmp_path, test)
+
+
+def test_a_question_far_from_every_document_is_told_so_with_what_comes_nearest(tmp_path: Path) -> None:
+    question = {"question": "Which dentist helps employees with toothache?"}
+
+    async def test(face: Face) -> None:
+        face.cluster.engine = answering("Dr Who [1].", [])
+        await face.add("The cellar floods in spring.")
+        told = (await face.http.post("/rag/ask", json=question)).json()
+        assert (told["answered"], told["unanswered_because"], told["model"]) == (False, "too_far", None)
+        assert told["similarity"] < 0.34 and [each["cited"] for each in told["sources"]] == [False]
+        assert face.cluster.calls == []
+        text = (await face.http.post("/rag/ask", json={**question, "stream": True})).text
+        assert '"too_far"' in text and "The cellar floods" in text and face.cluster.calls == []
+        # Whoever wants the model to try all the same says so.
+        told = (await face.http.post("/rag/ask", json={**question, "least_similarity": 0})).json()
+        assert (told["answered"], told["answer"], told["unanswered_because"]) == (True, "Dr Who [1].", None)
+
+    run(tmp_path, test)
+
+
+def test_the_threshold_is_a_setting_and_off_for_another_embedding_model(tmp_path: Path) -> None:
+    assert least_similarity(HttpSettings()) == 0.34
+    assert least_similarity(HttpSettings(rag_embedding_model="nomic")) == 0
+    assert least_similarity(HttpSettings(rag_embedding_model="nomic", rag_least_similarity=0.6)) == 0.6
+
+
+def test_a_model_that_finds_no_answer_in_the_passages_is_believed(tmp_path: Path) -> None:
+    async def test(face: Face) -> None:
+        prompts: list[str] = []
+        face.cluster.engine = answering("[none] The passages name no price.", prompts)
+        await face.add("The cellar floods in spring.")
+        question = {"question": "What does a flooded cellar cost?"}
+        told = (await face.http.post("/rag/ask", json=question)).json()
+        assert "[none]" in prompts[0]
+        assert (told["answered"], told["unanswered_because"]) == (False, "model")
+        assert told["answer"] == "The passages name no price." and told["model"] == MODEL
+        text = (await face.http.post("/rag/ask", json={**question, "stream": True})).text
+        assert "[none]" not in text and '"unanswered_because":"model"' in text
 
     run(tmp_path, test)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from bench.rag_quality import documents, labelled, measure
+from bench.rag_quality import documents, labelled, measure, refused
 from chorus_http.rag.documents import Mode
+from chorus_http.rag.support import CALIBRATED_SIMILARITY
 
 KINDS = {"fact", "paraphrase", "number", "negation", "multi_hop", "unanswerable"}
 
@@ -28,3 +29,5 @@ def test_both_fused_find_at_least_what_each_finds_alone_with_the_real_model() ->
         assert hybrid.ndcg_at_10 >= quality.by_mode[mode].ndcg_at_10
     assert hybrid.recall_at_5 >= 0.97
     assert quality.known_item_at_5[Mode.HYBRID] >= 0.97
+    assert refused(quality.support, CALIBRATED_SIMILARITY, answerable=False) >= 0.5
+    assert refused(quality.support, CALIBRATED_SIMILARITY, answerable=True) <= 0.05

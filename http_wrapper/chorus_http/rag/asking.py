@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from chorus_http.asker import Asker
 from chorus_http.rag.documents import Passage
-from chorus_http.rag.prompt import BYTES_PER_TOKEN, INSTRUCTIONS, fitting, shortened
+from chorus_http.rag.prompt import BYTES_PER_TOKEN, INSTRUCTIONS, OR_SAY_SO, fitting, shortened
 from chorus_http.sse import GRACE_S
 from chorus_http.state import find_model, ready_models
 from chorus_proto.cluster import Call, CallFinished, CallOutput, CallStarted, Cluster
@@ -63,7 +63,7 @@ def passages_for(
     Raises ContextLengthExceeded when not even that fits.
     """
     context = context_tokens or DEFAULT_CONTEXT_TOKENS
-    fixed = len((INSTRUCTIONS + question).encode()) // BYTES_PER_TOKEN + _MARGIN_TOKENS
+    fixed = len((INSTRUCTIONS + OR_SAY_SO + question).encode()) // BYTES_PER_TOKEN + _MARGIN_TOKENS
     room = context - fixed - reserved_tokens
     found = fitting(passages, tokens=room)
     if not found and passages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -71,6 +72,8 @@ class AskBody(msgspec.Struct, kw_only=True):
     temperature: Temperature | None = None
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] | None = None
     stream: bool | None = None
+    least_similarity: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    """Instead of the setting `rag_least_similarity`; 0 has the model asked whatever was found."""
 
 
 class ChatOption(msgspec.Struct, kw_only=True):
@@ -199,8 +202,17 @@ class SearchReply(msgspec.Struct, kw_only=True):
     reranked: bool
 
 
+class Unanswered(StrEnum):
+    NOTHING_FOUND = "nothing_found"
+    """No passage at all: no model was asked."""
+    TOO_FAR = "too_far"
+    """No passage comes near the question: no model was asked. The nearest ones are among the sources."""
+    MODEL = "model"
+    """The model that read the passages says that they do not hold it."""
+
+
 class AskReply(msgspec.Struct, kw_only=True):
-    """`answered` is false where nothing was found, so that no model was asked.
+    """`answered` is false where there is no answer, and `unanswered_because` says how that is known.
 
     `citations` are the sources that the answer names; `wrong_citations` numbers it names and was not given.
     """
@@ -209,6 +221,9 @@ class AskReply(msgspec.Struct, kw_only=True):
     question: str
     answer: str
     answered: bool
+    unanswered_because: Unanswered | None
+    similarity: float | None
+    """Cosine of the nearest passage to the question; null where only words were compared."""
     model: str | None
     node: str | None
     finish_reason: str | None

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 from quart import Blueprint, Response, request
 
 from chorus_http.body import json_body
 from chorus_http.exchange import Exchange, current_exchange
 from chorus_http.metrics import HttpMetrics
+from chorus_http.rag.answer import DocumentAnswer
 from chorus_http.rag.asking import answer_of, answer_tokens, model_for, passages_for, text_call
 from chorus_http.rag.bodies import (
     AskBody,
-    AskReply,
     CollectionsReply,
     DocumentsReply,
     FolderBody,
@@ -22,37 +21,36 @@ from chorus_http.rag.bodies import (
     NewText,
     SearchBody,
     SearchReply,
+    Unanswered,
     read_metadata,
 )
-from chorus_http.rag.documents import Kind, Passage
+from chorus_http.rag.documents import Kind
 from chorus_http.rag.finding import Finder
 from chorus_http.rag.ingest import Submission
 from chorus_http.rag.ingests import Ingest
 from chorus_http.rag.library import DEFAULT_COLLECTION, Library
 from chorus_http.rag.opening import LibraryDoor
 from chorus_http.rag.parsers.outcome import storable
-from chorus_http.rag.prompt import citations_of, prompt_of
+from chorus_http.rag.prompt import OR_SAY_SO, prompt_of
 from chorus_http.rag.shown import (
     shown_added,
     shown_collection,
     shown_document,
     shown_ingest,
     shown_passage,
-    shown_sources,
 )
+from chorus_http.rag.support import CALIBRATED_SIMILARITY, support_of
 from chorus_http.rag.uploads import read_upload
-from chorus_http.replies import encoded, json_reply
+from chorus_http.replies import json_reply
 from chorus_http.routes.rag_rules import RAG_RULES
 from chorus_http.settings import HttpSettings
-from chorus_http.sse import EventStream, Source, event_stream_response, named_event
+from chorus_http.sse import EventStream, Source, event_stream_response
 from chorus_http.state import StateReader
-from chorus_proto.cluster import CallEvent, CallFinished, CallOutput, CallStarted, Cluster
+from chorus_proto.cluster import CallFinished, Cluster
 from chorus_proto.dialects.fields import read_fields
 from chorus_proto.dialects.strict_json import load_object
 from chorus_proto.errors import InvalidRequest
-from chorus_proto.values import Usage
 
-NOTHING_FOUND = "The documents hold nothing about this."
 _PAGE = 100
 _LARGEST_PAGE = 1000
 _TYPED_KINDS = frozenset({Kind.TEXT, Kind.MARKDOWN, Kind.HTML, Kind.CSV, Kind.CODE})
@@ -159,9 +157,18 @@ def rag_routes(
         if not question:
             raise InvalidRequest("Missing required parameter: 'question'.", param="question")
         found = await finder.find(owner_of(exchange), question, body, exchange)
-        answer = _Answer(exchange, question, reranked=found.reranked)
-        if not found.passages:
-            return await _nothing(answer, stream=body.stream is True)
+        answer = DocumentAnswer(exchange, question, reranked=found.reranked)
+        because = None if found.passages else Unanswered.NOTHING_FOUND
+        if found.passages:
+            support = support_of(question, found.passages)
+            answer.similarity = support.similarity
+            least = body.least_similarity if body.least_similarity is not None else least_similarity(settings)
+            if not support.reaches(least):
+                because, answer.passages = Unanswered.TOO_FAR, found.passages
+        if because is not None:
+            if body.stream:
+                return event_stream_response(answer.streamed_without(because), {})
+            return json_reply(answer.without(because))
         model = model_for(await states.state(), body.model)
         max_tokens = answer_tokens(model, body.max_tokens)
         answer.passages = passages_for(
@@ -169,7 +176,7 @@ def rag_routes(
         )
         call = text_call(
             model.name,
-            prompt_of(question, answer.passages),
+            prompt_of(question, answer.passages, more=OR_SAY_SO),
             asker=exchange,
             max_tokens=max_tokens,
             temperature=body.temperature,
@@ -181,10 +188,7 @@ def rag_routes(
             stream = EventStream(source, exchange, settings, metrics)
             await stream.open()
             return event_stream_response(stream.body(), {})
-        asked = await answer_of(cluster, call)
-        return json_reply(
-            answer.reply(asked.text, asked.model, asked.node, asked.finish_reason, asked.usage, answered=True)
-        )
+        return json_reply(answer.whole(await answer_of(cluster, call)))
 
     views: dict[str, Callable[..., Awaitable[Response]]] = {
         "add": add,
@@ -245,81 +249,8 @@ def _whole_number(name: str, default: int, *, most: int) -> int:
     return int(text)
 
 
-async def _nothing(answer: _Answer, *, stream: bool) -> Response:
-    """No model is asked about no passages: it would make something up."""
-    reply = answer.reply(NOTHING_FOUND, None, None, None, Usage(), answered=False)
-    if not stream:
-        return json_reply(reply)
-
-    async def body() -> AsyncGenerator[bytes, None]:
-        yield named_event("sources", encoded({"sources": []}))
-        yield named_event("delta", encoded({"text": NOTHING_FOUND}))
-        yield named_event("finished", encoded(reply))
-
-    return event_stream_response(body(), {})
-
-
-class _Answer:
-    """One question's answer, as a whole or as events: `sources` once, `delta` for each piece of text, `finished`."""
-
-    def __init__(self, exchange: Exchange, question: str, *, reranked: bool) -> None:
-        self._exchange = exchange
-        self._question = question
-        self._reranked = reranked
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._text: list[str] = []
-        self._started: CallStarted | None = None
-        self.passages: list[Passage] = []
-
-    def render(self, event: CallEvent) -> bytes:
-        match event:
-            case CallStarted():
-                first, self._started = self._started is None, event
-                if not first:
-                    return b""
-                return named_event("sources", encoded({"sources": shown_sources(self.passages, set())}))
-            case CallOutput():
-                return self._delta(event.payload)
-            case CallFinished():
-                last = self._delta(event.payload)
-                model = self._started.model if self._started is not None else None
-                node = self._started.node_name if self._started is not None else None
-                text = "".join(self._text)
-                reply = self.reply(text, model, node, event.finish_reason, event.usage, answered=True)
-                return last + named_event("finished", encoded(reply))
-            case _:
-                return b""
-
-    def _delta(self, payload: bytes) -> bytes:
-        text = self._decoder.decode(payload)
-        self._text.append(text)
-        return named_event("delta", encoded({"text": text})) if text else b""
-
-    def reply(
-        self,
-        text: str,
-        model: str | None,
-        node: str | None,
-        finish_reason: str | None,
-        usage: Usage,
-        *,
-        answered: bool,
-    ) -> AskReply:
-        cited, wrong = citations_of(text, self.passages)
-        order = [citation.number for citation in cited]
-        sources = shown_sources(self.passages, set(order))
-        return AskReply(
-            request_id=self._exchange.request_id,
-            question=self._question,
-            answer=text,
-            answered=answered,
-            model=model,
-            node=node,
-            finish_reason=finish_reason,
-            citations=tuple(sources[number - 1] for number in order),
-            wrong_citations=tuple(wrong),
-            sources=sources,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            reranked=self._reranked,
-        )
+def least_similarity(settings: HttpSettings) -> float:
+    """The setting, or where it is not given what was measured with the embedding model that is used."""
+    if settings.rag_least_similarity is not None:
+        return settings.rag_least_similarity
+    return 0.0 if settings.rag_embedding_model else CALIBRATED_SIMILARITY
