@@ -34,6 +34,7 @@ COMMANDS = {
     "chat": "Talk with a model or a council in this terminal.",
     "ask": "Ask one question; print every PC's answer and the aggregate.",
     "top": "Watch the PCs, what they hold and what they do, live.",
+    "rag": "Answer questions from documents: add files and folders, search, ask.",
     "queue": "Show who waits for a slot and who has one.",
     "route": "Say where a request would run, and why.",
     "server": "Start, stop and switch between the llama-servers of this PC.",

@@ -22,6 +22,7 @@ class CliSettings:
     """Of the commands, not of a process behind them; table [cli] of the settings file."""
 
     coordinator: str = setting("127.0.0.1:50051", "HOST:PORT of the coordinator to ask")
+    http_url: str = setting("http://127.0.0.1:5001", "address of the HTTP wrapper, for the documents")
     api_key: str = setting(
         "", "API key to show a coordinator that asks for one; on its own PC none is needed", secret=True
     )

@@ -81,6 +81,7 @@ RIGHTS: Mapping[str, Right | None] = {
     "DELETE /rag/collections/<name>": DOCUMENTS,
     "GET /rag/ingests": DOCUMENTS,
     "GET /rag/ingests/<ingest_id>": DOCUMENTS,
+    "GET /rag/ingests/<ingest_id>/events": DOCUMENTS,
     "DELETE /rag/ingests/<ingest_id>": DOCUMENTS,
     "POST /rag/search": DOCUMENTS,
     "POST /rag/ask": DOCUMENTS,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import httpx
+import msgspec
 import pytest
 
 from chorus_http.app import create_app
@@ -314,6 +315,35 @@ def test_a_long_ingest_shows_its_progress_and_can_be_cancelled(tmp_path: Path) -
         assert (whole["complete"], whole["chunks"]) == (True, told["chunks_total"])
         assert [each["ingest_id"] for each in (await face.http.get("/rag/ingests")).json()["ingests"]][1] in at
         assert error_of(await face.http.get("/rag/ingests/ing_none"))[0] == 404
+
+    run(tmp_path, test)
+
+
+def test_who_follows_an_ingest_is_told_each_step_and_the_end(tmp_path: Path) -> None:
+    async def test(face: Face) -> None:
+        face.embedder.gate = asyncio.Event()
+        files = [("file", (name, b"The cellar floods.")) for name in ("a.txt", "b.txt")]
+        files.append(("file", ("c.pdf", b"%PDF-1.7")))
+        begun = (await face.http.post("/rag/documents", files=files, data={"wait": "false"})).json()
+        told: list[tuple[str, dict[str, object]]] = []
+        async with face.http.stream("GET", f"/rag/ingests/{begun['ingest_id']}/events") as stream:
+            name = ""
+            async for line in stream.aiter_lines():
+                if line.startswith("event: "):
+                    name = line.removeprefix("event: ")
+                elif line.startswith("data: "):
+                    told.append((name, msgspec.json.decode(line.removeprefix("data: "))))
+                    if face.embedder.waiting:
+                        face.embedder.gate.set()
+        assert [name for name, _ in told[-2:]] == ["progress", "finished"]
+        last = told[-1][1]
+        assert (last["state"], last["documents_done"], last["documents_failed"]) == ("done", 3, 1)
+        assert len(cast("list[object]", last["documents"])) == 3
+        assert all(name == "progress" for name, _ in told[:-1])
+        # Who comes when it is over hears the end at once.
+        late = (await face.http.get(f"/rag/ingests/{begun['ingest_id']}/events")).text
+        assert late.count("event: ") == 1 and "event: finished" in late
+        assert error_of(await face.http.get("/rag/ingests/ing_none/events"))[0] == 404
 
     run(tmp_path, test)
 

@@ -205,6 +205,9 @@ OPERATIONS: Mapping[str, Told] = {
     "DELETE /rag/collections/<name>": _documents("Delete a collection", status=204),
     "GET /rag/ingests": _documents("What comes in, and what came in lately", None, bodies.IngestsReply),
     "GET /rag/ingests/<ingest_id>": _documents("How far an ingest is", None, bodies.IngestReply),
+    "GET /rag/ingests/<ingest_id>/events": Told(
+        summary="An ingest's progress until its end, as events", tag="Documents", also=(EVENTS,)
+    ),
     "DELETE /rag/ingests/<ingest_id>": _documents("End an ingest", None, bodies.IngestReply),
     "POST /rag/search": _documents("Passages by words and meaning", "SearchRequest", bodies.SearchReply, errors=(409,)),
     "POST /rag/ask": _documents("An answer with citations", "AskRequest", bodies.AskReply, errors=(409,)),

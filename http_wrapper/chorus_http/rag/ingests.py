@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
@@ -24,6 +24,7 @@ IngestId = NewType("IngestId", str)
 RUNNING_LIMIT = 2
 WAITING_LIMIT = 64
 REMEMBERED = 200
+LOOK_EVERY_S = 0.25
 
 
 class IngestState(StrEnum):
@@ -59,6 +60,10 @@ class Ingest:
     state: IngestState = IngestState.WAITING
     ended_unix_s: float | None = None
     task: asyncio.Task[None] | None = None
+
+    @property
+    def progress(self) -> list[Progress]:
+        return [item.progress for item in self.items]
 
     @property
     def documents_done(self) -> int:
@@ -110,6 +115,23 @@ class Ingests:
         """Until it is over; leaving earlier does not end it."""
         if ingest.task is not None:
             await asyncio.wait([ingest.task])
+
+    async def follow(self, ingest: Ingest, *, within_s: float) -> AsyncGenerator[Ingest, None]:
+        """The ingest as it is, each time that it has come further, and at last when it is over or the time is up.
+
+        Progress is counted where the work is done, without telling anybody: so it is looked at now and then, and only
+        while somebody follows.
+        """
+        shown: object = None
+        ends_s = self._clock.monotonic_s() + within_s
+        while ingest.ended_unix_s is None and self._clock.monotonic_s() < ends_s:
+            now = (ingest.state, ingest.documents_done, [(p.chunks, p.embedded) for p in ingest.progress])
+            if now != shown:
+                shown = now
+                yield ingest
+            if ingest.task is not None:
+                await asyncio.wait([ingest.task], timeout=LOOK_EVERY_S)
+        yield ingest
 
     async def cancel(self, ingest: Ingest) -> None:
         """What is in the collection already stays there."""

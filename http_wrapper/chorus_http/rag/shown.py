@@ -62,7 +62,7 @@ def shown_added(ingest_id: IngestId, added: Ingested) -> AddedReply:
 
 
 def shown_ingest(ingest: Ingest) -> IngestReply:
-    progress = [item.progress for item in ingest.items]
+    progress = ingest.progress
     return IngestReply(
         ingest_id=ingest.id,
         state=ingest.state,

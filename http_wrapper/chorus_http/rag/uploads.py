@@ -1,4 +1,7 @@
-"""Files that come as a form (RFC 7578): read, bounded, and never written under the name that they are sent with."""
+"""Files that come as a form (RFC 7578): read, bounded, and never written under the name that they are sent with.
+
+A name with a path (of a folder that a browser or `chorus rag add` sends) is the document's source as a whole.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ async def read_upload() -> Upload:
         submissions.append(
             Submission(
                 raw=await asyncio.to_thread(file.read),
-                name=name,
+                name=name.rpartition("/")[2],
                 title=_clean(form.get("title", "")),
                 media_type=(file.content_type or "").partition(";")[0].strip(),
                 source=_clean(form.get("source", "")) or name or None,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
 
+import msgspec
 from quart import Blueprint, Response, request
 
 from chorus_http.body import json_body
@@ -17,6 +20,7 @@ from chorus_http.rag.bodies import (
     CollectionsReply,
     DocumentsReply,
     FolderBody,
+    IngestReply,
     IngestsReply,
     NewText,
     SearchBody,
@@ -41,10 +45,10 @@ from chorus_http.rag.shown import (
 )
 from chorus_http.rag.support import CALIBRATED_SIMILARITY, support_of
 from chorus_http.rag.uploads import read_upload
-from chorus_http.replies import json_reply
+from chorus_http.replies import encoded, json_reply
 from chorus_http.routes.rag_rules import RAG_RULES
 from chorus_http.settings import HttpSettings
-from chorus_http.sse import EventStream, Source, event_stream_response
+from chorus_http.sse import EventStream, Source, event_stream_response, named_event
 from chorus_http.state import StateReader
 from chorus_proto.cluster import CallFinished, Cluster
 from chorus_proto.dialects.fields import read_fields
@@ -131,6 +135,15 @@ def rag_routes(
         library = await door.library()
         return json_reply(shown_ingest(library.ingests.get(owner_of(current_exchange()), ingest_id)))
 
+    async def ingest_events(ingest_id: str) -> Response:
+        exchange = current_exchange()
+        library = await door.library()
+        found = library.ingests.get(owner_of(exchange), ingest_id)
+        source = Source(_progress(library, found, settings.request_within_s), _event, _Ended, settings.request_within_s)
+        stream = EventStream(source, exchange, settings, metrics)
+        await stream.open()
+        return event_stream_response(stream.body(), {})
+
     async def cancel_ingest(ingest_id: str) -> Response:
         library = await door.library()
         found = library.ingests.get(owner_of(current_exchange()), ingest_id)
@@ -200,6 +213,7 @@ def rag_routes(
         "delete_collection": delete_collection,
         "ingests": ingests,
         "ingest": ingest,
+        "ingest_events": ingest_events,
         "cancel_ingest": cancel_ingest,
         "search": search,
         "ask": ask,
@@ -207,6 +221,39 @@ def rag_routes(
     for name, method, rule in RAG_RULES:
         routes.add_url_rule(rule, name, views[name], methods=[method])
     return routes
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """`shown` holds the documents that are worked on or have ended since the last; the last one all."""
+
+    shown: IngestReply
+
+
+class _Ended(_Progress):
+    __slots__ = ()
+
+
+async def _progress(library: Library, ingest: Ingest, within_s: float) -> AsyncGenerator[_Progress, None]:
+    over: set[int] = set()
+    async with aclosing(library.ingests.follow(ingest, within_s=within_s)) as steps:
+        async for step in steps:
+            if step.ended_unix_s is not None:
+                break
+            whole = shown_ingest(step)
+            new = tuple(
+                one
+                for number, one in enumerate(whole.documents)
+                if number not in over and (one.chunks is not None or step.items[number].over)
+            )
+            over = {number for number, item in enumerate(step.items) if item.over}
+            yield _Progress(msgspec.structs.replace(whole, documents=new))
+    yield _Ended(shown_ingest(ingest))
+
+
+def _event(progress: _Progress) -> bytes:
+    """`finished` is also the last when the time of the request is up; its `state` tells."""
+    return named_event("finished" if isinstance(progress, _Ended) else "progress", encoded(progress.shown))
 
 
 def _submission(body: NewText) -> Submission:

@@ -12,6 +12,7 @@ RAG_RULES = (
     ("delete_collection", "DELETE", "/rag/collections/<name>"),
     ("ingests", "GET", "/rag/ingests"),
     ("ingest", "GET", "/rag/ingests/<ingest_id>"),
+    ("ingest_events", "GET", "/rag/ingests/<ingest_id>/events"),
     ("cancel_ingest", "DELETE", "/rag/ingests/<ingest_id>"),
     ("search", "POST", "/rag/search"),
     ("ask", "POST", "/rag/ask"),
