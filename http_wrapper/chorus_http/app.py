@@ -12,6 +12,8 @@ from chorus_http.asgi import AsgiApp, Scope
 from chorus_http.calls import Caller
 from chorus_http.chats.asking import asking
 from chorus_http.chats.conversations import Conversations
+from chorus_http.chats.events import ChatEvents
+from chorus_http.chats.others import OtherProcesses
 from chorus_http.chats.store import ChatStore
 from chorus_http.embedder import Embedder
 from chorus_http.errors import install_error_handlers
@@ -103,7 +105,11 @@ def create_app(
     app.register_blueprint(status_routes(cluster, states, metrics))
     app.register_blueprint(documentation_routes())
     if chats is not None:
-        conversations = Conversations(chats, asking(cluster), states, clock, documents=chat_documents)
+        events = ChatEvents()
+        conversations = Conversations(chats, asking(cluster), states, clock, events=events, documents=chat_documents)
+        others = OtherProcesses(chats, events, every_s=settings.chat_others_every_s)
+        app.before_serving(others.start)
+        app.after_serving(others.aclose)
         app.register_blueprint(chat_routes(conversations, settings, metrics, clock))
     install_error_handlers(app)
 

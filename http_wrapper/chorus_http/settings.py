@@ -51,6 +51,11 @@ class HttpSettings:
     drain_within_s: float = setting(30.0, "running requests may finish for this long at shutdown", minimum=0)
     cors_origins: tuple[str, ...] = setting((), "origins whose web pages may call; none by default")
     log_requests: bool = setting(False, "one log line for each request, never with prompts")
+    chat_others_every_s: float = setting(
+        1.0,
+        "how often open chats look for changes by other HTTP processes on the same state folder; 0: never",
+        minimum=0,
+    )
     rag_database: str = setting(
         "", "postgresql:// address of a server with pgvector for documents; empty: a file in state_dir", secret=True
     )

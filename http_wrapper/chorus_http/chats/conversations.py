@@ -107,9 +107,7 @@ class Conversations:
         session = await self.store.session(owner, session_id)
         await self.store.delete(owner, session.id)
         self._answers.stop(session)
-        gone = ChatEvent(ChatEventKind.DELETED, {"session_id": session.id})
-        self._events.tell(session.id, gone)
-        self._events.tell(everything_of(owner), ChatEvent(ChatEventKind.CHANGED, {"deleted": session.id}))
+        self._events.tell_deleted(owner, session.id)
 
     def running(self, session: ChatSession) -> dict[str, object] | None:
         """The answer that is being made in this session, as far as it has come."""

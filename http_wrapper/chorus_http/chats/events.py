@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from chorus_http.chats.records import ChatSession
+from chorus_http.chats.records import ChatSession, SessionId
 from chorus_http.chats.shown import session_shown
 from chorus_proto.errors import QueueFull
 
@@ -85,6 +85,15 @@ class ChatEvents:
 
     def tell_changed(self, session: ChatSession) -> None:
         self.tell_of(session, ChatEvent(ChatEventKind.CHANGED, {"session": session_shown(session)}))
+
+    def tell_deleted(self, owner: str, session_id: SessionId) -> None:
+        self.tell(session_id, ChatEvent(ChatEventKind.DELETED, {"session_id": session_id}))
+        self.tell(everything_of(owner), ChatEvent(ChatEventKind.CHANGED, {"deleted": session_id}))
+
+    @property
+    def watched(self) -> bool:
+        """Does anybody watch anything?"""
+        return bool(self._watchers)
 
     async def watch(
         self, topic: str, first: Callable[[], Awaitable[ChatEvent]], *, within_s: float

@@ -42,4 +42,15 @@ MIGRATIONS: Migrations = (
             INSERT INTO message_text (message_text, rowid, content) VALUES ('delete', old.number, old.content);
         END""",
     ),
+    (
+        # What other processes on this file have to be told of. `origin` is the store that made the change, `revision`
+        # that of the session, NULL when it was deleted. Only the last few thousand stay.
+        """CREATE TABLE change (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            origin TEXT NOT NULL,
+            session_id TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            revision INTEGER
+        )""",
+    ),
 )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -33,9 +36,19 @@ MESSAGES_LIMIT = 5_000
 SESSIONS_LIMIT = 20_000
 """Of one owner."""
 SNIPPET_WORDS = 24
+CHANGES_KEPT = 10_000
 
 _COLUMNS = "session_id, owner, title, title_from, model, system, head, revision, created_unix_s, updated_unix_s"
 _WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """`last` is the number to go on from; `deleted` names owner and session."""
+
+    last: int
+    changed: list[ChatSession]
+    deleted: list[tuple[str, SessionId]]
 
 
 class ChatStore:
@@ -46,6 +59,7 @@ class ChatStore:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
+        self._origin = secrets.token_hex(8)
 
     @classmethod
     def open(cls, path: Path, *, busy_s: float = BUSY_S) -> ChatStore:
@@ -68,6 +82,7 @@ class ChatStore:
             connection.execute(f"INSERT INTO session ({_COLUMNS}) VALUES ({', '.join('?' * len(values))})", values)
             for message in messages:
                 _insert(connection, session.id, message)
+            self._note(connection, session, session.revision)
 
         await self._writer.do(work)
 
@@ -128,7 +143,7 @@ class ChatStore:
                 if found is None:
                     raise _no_message(head)
                 changes["head"] = head
-            return _changed(connection, before, changes, now_unix_s)
+            return self._changed(connection, before, changes, now_unix_s)
 
         return await self._writer.do(work)
 
@@ -149,7 +164,7 @@ class ChatStore:
             changes: dict[str, object] = {"head": message.id}
             if title is not None and _RANK[title[1]] > _RANK[before.title_from]:
                 changes["title"], changes["title_from"] = title
-            return _changed(connection, before, changes, message.created_unix_s)
+            return self._changed(connection, before, changes, message.created_unix_s)
 
         return await self._writer.do(work)
 
@@ -157,8 +172,37 @@ class ChatStore:
         def work(connection: sqlite3.Connection) -> None:
             session = _owned(connection, owner, session_id)
             connection.execute("DELETE FROM session WHERE session_id = ?", (session.id,))
+            self._note(connection, session, None)
 
         await self._writer.do(work)
+
+    async def last_change(self) -> int:
+        """The number of the last change, by whichever process; 0 before the first."""
+        query = "SELECT coalesce(max(number), 0) FROM change"
+        (number,) = await self._writer.do(lambda c: c.execute(query).fetchone())
+        return int(number)
+
+    async def changes_of_others(self, after: int) -> Changes:
+        """What other processes on the same file have changed since the change of that number, by their last words."""
+
+        def work(connection: sqlite3.Connection) -> Changes:
+            rows = connection.execute(
+                "SELECT number, origin, session_id, owner, revision FROM change WHERE number > ? ORDER BY number",
+                (after,),
+            ).fetchall()
+            last = {session_id: (owner, revision) for _, origin, session_id, owner, revision in rows if origin != mine}
+            changed: list[ChatSession] = []
+            deleted: list[tuple[str, SessionId]] = []
+            for session_id, (owner, revision) in last.items():
+                if revision is None:
+                    deleted.append((owner, SessionId(session_id)))
+                    continue
+                with suppress(NotFound):  # deleted since, by ourselves
+                    changed.append(_owned(connection, owner, session_id))
+            return Changes(last=rows[-1][0] if rows else after, changed=changed, deleted=deleted)
+
+        mine = self._origin
+        return await self._writer.do(work)
 
     async def search(self, owner: str, words: str, *, limit: int) -> list[Found]:
         """Titles and messages that hold every word of `words`, the last one as a beginning; best first, titles before.
@@ -189,6 +233,23 @@ class ChatStore:
             return [msgspec.convert(dict(zip(_FOUND, row, strict=True)), Found) for row in rows[:limit]]
 
         return await self._writer.do(work)
+
+    def _changed(
+        self, connection: sqlite3.Connection, before: ChatSession, changes: dict[str, object], now_unix_s: float
+    ) -> ChatSession:
+        changes |= {"revision": before.revision + 1, "updated_unix_s": max(now_unix_s, before.updated_unix_s)}
+        names = ", ".join(f"{name} = ?" for name in changes)
+        connection.execute(f"UPDATE session SET {names} WHERE session_id = ?", (*changes.values(), before.id))
+        self._note(connection, before, before.revision + 1)
+        return msgspec.structs.replace(before, **changes)
+
+    def _note(self, connection: sqlite3.Connection, session: ChatSession, revision: int | None) -> None:
+        """For `changes_of_others`, in the transaction of the change itself."""
+        done = connection.execute(
+            "INSERT INTO change (origin, session_id, owner, revision) VALUES (?, ?, ?, ?)",
+            (self._origin, session.id, session.owner, revision),
+        )
+        connection.execute("DELETE FROM change WHERE number <= ?", ((done.lastrowid or 0) - CHANGES_KEPT,))
 
 
 _RANK = {source: rank for rank, source in enumerate(TitleFrom)}
@@ -238,15 +299,6 @@ def _insert(connection: sqlite3.Connection, session_id: SessionId, message: Chat
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (*told, message.created_unix_s, answer),
     )
-
-
-def _changed(
-    connection: sqlite3.Connection, before: ChatSession, changes: dict[str, object], now_unix_s: float
-) -> ChatSession:
-    changes |= {"revision": before.revision + 1, "updated_unix_s": max(now_unix_s, before.updated_unix_s)}
-    names = ", ".join(f"{name} = ?" for name in changes)
-    connection.execute(f"UPDATE session SET {names} WHERE session_id = ?", (*changes.values(), before.id))
-    return msgspec.structs.replace(before, **changes)
 
 
 def _like(term: str) -> str:
