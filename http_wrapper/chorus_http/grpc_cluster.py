@@ -188,13 +188,13 @@ class GrpcCluster:
 
     async def ask(self, ask: Ask) -> AsyncGenerator[AskEvent, None]:
         """See `Cluster.ask`."""
-        members: list[MemberAnswer] = []
+        members: dict[int, MemberAnswer] = {}  # one that comes late answers a second time
         frame = coordinator_pb2.CallerFrame(call_id=next(self._call_ids), ask=ask_message(ask, WINDOW_BYTES))
         async with aclosing(self._replies(frame, len(ask.generation))) as replies:
             async for reply in replies:
-                event = of_ask_frame(reply, members)
+                event = of_ask_frame(reply, members.values())
                 if isinstance(event, MemberAnswer):
-                    members.append(event)
+                    members[event.member] = event
                 if event is not None:
                     yield event
 

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 
 import msgspec
 
 from chorus_proto.clock import Clock
-from chorus_proto.cluster import Ask, AskDelta, AskEvent, Call, CallFinished, CallOutput, MemberAnswer, MemberDelta
+from chorus_proto.cluster import (
+    Ask,
+    AskDelta,
+    AskEvent,
+    AskFinished,
+    Call,
+    CallFinished,
+    CallOutput,
+    MemberAnswer,
+    MemberDelta,
+)
 from chorus_proto.errors import NoAnswer, NodeLost, NoReplica
 from chorus_proto.generation import Generation
 from chorus_proto.ids import RequestId
@@ -81,17 +92,26 @@ class Council:
             began_s=self._clock.monotonic_s(),
             best=best.model,
         )
-        async with aclosing(self._layers(hearing, asked)) as events:
-            async for event in events:
-                yield event
-        self._learn(hearing)
-        async with aclosing(self._concluding.conclude(hearing)) as concluding:
-            async for event in concluding:
-                yield event
+        async with AsyncExitStack() as stragglers:
+            async with aclosing(self._layers(hearing, asked, stragglers)) as events:
+                async for event in events:
+                    yield event
+            self._learn(hearing)
+            async with aclosing(self._concluding.conclude(hearing)) as concluding:
+                async for event in concluding:
+                    if isinstance(event, AskFinished) and hearing.late is not None:
+                        async with aclosing(hearing.late()) as late:
+                            async for answer in late:
+                                hearing.pay(answer.usage)
+                                event = _with_late(event, answer, hearing)
+                                yield answer
+                    yield event
 
     # The members --------------------------------------------------------------------------------------------------
 
-    async def _layers(self, hearing: Hearing, asked: Sequence[Candidate]) -> AsyncGenerator[AskEvent, None]:
+    async def _layers(
+        self, hearing: Hearing, asked: Sequence[Candidate], stragglers: AsyncExitStack
+    ) -> AsyncGenerator[AskEvent, None]:
         """Ask the members, once or, for a synthesis in layers, again with what the others said before."""
         definition, generation = hearing.definition, hearing.generation
         for layer in range(definition.layers):
@@ -101,11 +121,13 @@ class Council:
             outcome = Outcome()
             members = self._members(hearing, asked, generation)
             patience = self._patience(hearing, definition.layers - layer)
-            async with aclosing(fan_out(members, self._asking(hearing), patience, self._clock, outcome)) as events:
+            asking = self._asking(hearing)
+            async with aclosing(fan_out(members, asking, patience, self._clock, outcome, stragglers)) as events:
                 async for event in events:
                     yield event
                     if (more := self._already(hearing, event, outcome)) is not None:
                         yield more
+            hearing.late = outcome.late
             hearing.last = list(outcome.answers.values())
             hearing.members |= outcome.answers
             hearing.spared += outcome.spared
@@ -147,6 +169,8 @@ class Council:
             wait_factor=definition.wait_factor,
             early_stop=definition.early_stop and definition.strategy is AggregateStrategy.VOTE,
             first_word=definition.strategy is AggregateStrategy.RACE,
+            # Of several layers only the last one's answers stand beside the one answer.
+            late_within_s=definition.late_within_s if layers_left == 1 else 0.0,
         )
 
     def _asking(self, hearing: Hearing) -> _AskOne:
@@ -231,6 +255,11 @@ class _AskOne:
             raise NodeLost(f"node {record.name} is {record.state}: nothing heard from it")
         if record.courtesy.paused:
             raise NoReplica(f"node {record.name} makes a {record.courtesy.words}")
+
+
+def _with_late(event: AskFinished, late: MemberAnswer, hearing: Hearing) -> AskFinished:
+    members = tuple(late if member.member == late.member else member for member in event.members)
+    return replace(event, members=members, usage=hearing.usage)
 
 
 def _sampled(generation: Generation, sample: int, temperature: float) -> Generation:

@@ -176,6 +176,9 @@ def member_shown(member: MemberAnswer) -> dict[str, object]:
         shown["agrees"] = member.agrees
     if member.error is not None:
         shown["error"] = {"code": member.error.code, "message": member.error.message}
+        if member.text:
+            # A whole answer has a reason for its end; of who was cut off there is what was said so far.
+            shown["late"] = "whole" if member.finish_reason else "part"
     return shown
 
 

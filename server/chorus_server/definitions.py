@@ -68,6 +68,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Models so many tiers below the best of the panel are not asked; -1 in the file: all are."""
     wait_factor: Annotated[float, msgspec.Meta(ge=1, le=100)] | None = 1.5
     """Once more than half have answered, the rest has this many times their median; 0 in the file: all its time."""
+    late_within_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
+    """Whoever is not waited for may still say so long after the answer was told; it is shown and does not count."""
     early_stop: bool = True
     """Ask no more members than the outcome needs (`vote` only)."""
     yield_when_busy: bool = True

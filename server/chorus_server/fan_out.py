@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TypeAlias
@@ -54,6 +54,8 @@ class Patience:
     """No later answer can change the outcome of a vote; who is not needed for that is not even asked."""
     first_word: bool = False
     """Somebody has begun to answer: the others are sent home."""
+    late_within_s: float = 0.0
+    """Whoever is not waited for may still say so long, beside what is made of the others' answers."""
 
 
 @dataclass(slots=True)
@@ -64,6 +66,8 @@ class Outcome:
     spared: int = 0
     leader: int | None = None
     """Of a race: who began first."""
+    late: Callable[[], AsyncGenerator[MemberAnswer, None]] | None = None
+    """Tells of those who come late; None where they were sent home."""
 
     @property
     def good(self) -> list[MemberAnswer]:
@@ -77,16 +81,26 @@ FanOutEvent: TypeAlias = MemberStarted | MemberDelta | MemberAnswer
 
 
 async def fan_out(
-    members: Sequence[Member], ask: AskMember, patience: Patience, clock: Clock, outcome: Outcome
+    members: Sequence[Member],
+    ask: AskMember,
+    patience: Patience,
+    clock: Clock,
+    outcome: Outcome,
+    stragglers: AsyncExitStack,
 ) -> AsyncGenerator[FanOutEvent, None]:
-    """Ask the members, best first; tell what comes, and of those who are not waited for. `outcome` is filled."""
+    """Ask the members, best first; tell what comes, and of those who are not waited for. `outcome` is filled.
+
+    Of those what they said so far is kept. Closing `stragglers` ends whoever still speaks then.
+    """
     running = _FanOut(members, ask, patience, clock, outcome)
-    try:
+    async with AsyncExitStack() as working:
+        working.push_async_callback(running.end)
         async with aclosing(running.events()) as events:
             async for event in events:
                 yield event
-    finally:
-        await running.end()
+        if patience.late_within_s > 0 and outcome.leader is None:
+            running.go_on_late()
+            stragglers.push_async_exit(working.pop_all())
     for missing in running.missing():
         outcome.answers[missing.member] = missing
         yield missing
@@ -107,6 +121,8 @@ class _FanOut:
         self._queue: asyncio.Queue[MemberDelta | MemberAnswer] = asyncio.Queue(maxsize=PENDING_EVENTS)
         self._began_s = clock.monotonic_s()
         self._why: ClusterError = Cancelled("enough others had answered")
+        self._said: dict[int, bytearray] = {}
+        self._late = False
 
     async def events(self) -> AsyncGenerator[FanOutEvent, None]:
         for started in self._start(self._needed()):
@@ -199,6 +215,28 @@ class _FanOut:
             if other != number:
                 task.cancel()
 
+    def go_on_late(self) -> None:
+        """Nobody is waited for any longer, and those who speak may go on."""
+        self._late = True
+        self._outcome.spared = len(self._waiting)
+        self._outcome.late = self.late
+
+    async def late(self) -> AsyncGenerator[MemberAnswer, None]:
+        """Those who were not waited for and come after all, with the reason why they do not count."""
+        ends_s = self._clock.monotonic_s() + self._patience.late_within_s
+        answers = self._outcome.answers
+        speaking = {number for number in self._tasks if answers[number].error is self._why}
+        while speaking:
+            try:
+                async with asyncio.timeout(ends_s - self._clock.monotonic_s()):
+                    event = await self._queue.get()
+            except TimeoutError:
+                return
+            if isinstance(event, MemberAnswer) and event.member in speaking:
+                speaking.discard(event.member)
+                if event.error is None:
+                    yield replace(event, error=self._why)
+
     async def end(self) -> None:
         for task in self._tasks.values():
             task.cancel()
@@ -212,11 +250,20 @@ class _FanOut:
             why = Cancelled("another was faster")
         elif self._patience.quorum is not None and len(self._outcome.good) >= self._patience.quorum:
             why = Cancelled("enough others had answered")
+        self._why = why
         return [
-            replace(self._unanswered(self._members[number]), seconds=self._since_s(number), error=why)
+            replace(
+                self._unanswered(self._members[number]),
+                text="" if self._outcome.leader is not None else self._so_far(number),
+                seconds=self._since_s(number),
+                error=why,
+            )
             for number in self._tasks
             if number not in self._outcome.answers
         ]
+
+    def _so_far(self, number: int) -> str:
+        return self._said.get(number, bytearray()).decode("utf-8", "ignore")
 
     def _unanswered(self, member: Member) -> MemberAnswer:
         return MemberAnswer(
@@ -232,7 +279,9 @@ class _FanOut:
             async with aclosing(self._ask(member)) as events:
                 async for event in events:
                     if isinstance(event, MemberDelta):
-                        await self._queue.put(event)
+                        self._said.setdefault(member.number, bytearray()).extend(event.text)
+                        if not self._late:
+                            await self._queue.put(event)
                     else:
                         answer = event
                         break

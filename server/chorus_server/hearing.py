@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from chorus_proto.clock import Clock
@@ -27,6 +28,8 @@ class Hearing:
     last: list[MemberAnswer] = field(default_factory=list[MemberAnswer])
     """Answers of the last layer: those that the aggregate is made of."""
     usage: Usage = field(default_factory=Usage)
+    late: Callable[[], AsyncGenerator[MemberAnswer, None]] | None = None
+    """Of the last layer: tells of members who come after they were waited for."""
     spared: int = 0
     notes: list[str] = field(default_factory=list[str])
     shown: bool = False

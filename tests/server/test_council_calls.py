@@ -21,12 +21,14 @@ from chorus_proto.cluster import (
     CallFinished,
     CallOutput,
     CallStarted,
+    MemberAnswer,
 )
 from chorus_proto.errors import EngineFailed, ErrorCode, ModelNotFound, NoAnswer, NoReplica, UnsupportedParameter
 from chorus_proto.generation import Generation, Message
 from chorus_proto.ids import ModelName, new_request_id
 from chorus_proto.values import Dialect, ModelFile, ReplicaState
 from chorus_server.coordinator import Coordinator
+from chorus_server.council_calls import member_shown
 from tests.server.test_dispatch import Scenario, play
 from tests.support.clock import FakeClock
 from tests.support.fake_node import FakeNode, file_of, hello_of
@@ -205,15 +207,69 @@ def test_one_slow_member_is_not_waited_for_longer_than_the_others_took_and_a_hal
         nodes = [node(coordinator, clock, name, LARGE) for name in ("a", "b", "c")]
         asking = asyncio.create_task(events_of(coordinator, ask_for("council/patient", within_s=600)))
         slow = nodes[2]
-        await slow.next_execute()
+        order = await slow.next_execute()
+        slow.say(order.execution_id, "Well, Lyon", 2)
         await asyncio.gather(*(answering(one, "Paris") for one in nodes[:2]))
         finished = last(await asking)
         late = next(member for member in finished.members if member.node_name == "c")
         assert late.error is not None
         assert "dropped" in late.error.message
+        # What it had said is kept, and counts for nothing.
+        assert (late.text, late.weight, late.agrees, late.finish_reason) == ("Well, Lyon", None, None, "")
+        assert finished.disagreement == 0
         await slow.next("cancel")
 
     playing(tmp_path, "[council.patient]\nearly_stop = false", scenario)
+
+
+def test_who_comes_late_is_shown_beside_the_answer_where_the_council_waits_for_it(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        nodes = [node(coordinator, clock, name, LARGE) for name in ("a", "b", "c", "d")]
+        asked = [one.next_execute() for one in nodes]
+        events: list[AskEvent] = []
+        async with aclosing(coordinator.ask(ask_for("council/late"))) as stream:
+            orders: list[int] = []
+            async for event in stream:
+                events.append(event)
+                if len(events) == len(nodes):  # all have been asked
+                    orders = [order.execution_id for order in await asyncio.gather(*asked)]
+                    for one, order in zip(nodes[:2], orders[:2], strict=True):
+                        one.say(order, "Paris", 3)
+                        one.finish(order, tokens=3)
+                if isinstance(event, AskDelta):
+                    # The answer has been told, and only now the third one comes; the fourth breaks.
+                    nodes[3].fail(orders[3], EngineFailed("broken"))
+                    nodes[2].say(orders[2], "Lyon", 3)
+                    nodes[2].finish(orders[2], tokens=3)
+        finished = last(events)
+        assert finished.text == "Paris" and finished.disagreement == 0
+        told = {member.node_name: (member.text, member.error and member.error.code) for member in finished.members}
+        assert told == {
+            "a": ("Paris", None),
+            "b": ("Paris", None),
+            "c": ("Lyon", ErrorCode.CANCELLED),
+            "d": ("", ErrorCode.CANCELLED),
+        }
+        assert finished.usage.completion_tokens == 9
+        shown = [member_shown(member) for member in finished.members]
+        assert {str(one["node"]): one.get("late") for one in shown} == {"a": None, "b": None, "c": "whole", "d": None}
+        late = [event for event in events if isinstance(event, MemberAnswer) and event.node_name == "c"]
+        assert [one.text for one in late] == ["", "Lyon"]
+
+    playing(tmp_path, "[council.late]\nquorum = 2\nearly_stop = false\nlate_within_s = 20", scenario)
+
+
+def test_nobody_is_waited_for_longer_than_the_late_may_take(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        nodes = [node(coordinator, clock, name, LARGE) for name in ("a", "b")]
+        asking = asyncio.create_task(events_of(coordinator, ask_for("council/late")))
+        await nodes[1].next_execute()
+        await answering(nodes[0], "Paris")
+        finished = last(await asking)
+        assert [member.text for member in finished.members] == ["Paris", ""]
+        await nodes[1].next("cancel")
+
+    playing(tmp_path, "[council.late]\nquorum = 1\nearly_stop = false\nlate_within_s = 0.1", scenario)
 
 
 def test_a_deadline_of_its_own_ends_the_wait(tmp_path: Path) -> None:

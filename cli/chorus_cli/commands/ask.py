@@ -100,7 +100,12 @@ def print_member(answer: MemberAnswer) -> None:
     """`--- attic-pc (demo-small): 1.2 s, 85 tokens/s`, then what it said or why it did not."""
     speed = "" if answer.tokens_per_s is None else f", {answer.tokens_per_s:.0f} tokens/s"
     print(escaped(f"--- {answer.node_name} ({answer.model}): {answer.seconds:.2f} s{speed}"))
-    print(printable(f"no answer: {answer.error.message}" if answer.error is not None else answer.text), flush=True)
+    if answer.error is None:
+        print(printable(answer.text), flush=True)
+    elif answer.text:
+        print(printable(f"too late to count ({answer.error.message}): {answer.text}"), flush=True)
+    else:
+        print(printable(f"no answer: {answer.error.message}"), flush=True)
 
 
 def print_aggregate(finished: AskFinished) -> None:

@@ -129,4 +129,6 @@ def _member(member: MemberAnswer) -> dict[str, object]:
         shown["agrees"] = member.agrees
     if member.error is not None:
         shown["error"] = {"code": member.error.code, "message": member.error.message}
+        if member.text:  # it came too late to count: whole, or as far as it was when nobody waited any longer
+            shown["late"] = "whole" if member.finish_reason else "part"
     return shown
