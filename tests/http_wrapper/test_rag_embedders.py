@@ -26,6 +26,7 @@ from chorus_proto.errors import (
 from chorus_proto.ids import ModelName
 from chorus_proto.values import ModelSummary
 from tests.support.fake_cluster import NODE, FakeCluster
+from tests.support.http_face import until
 
 
 def test_the_real_model_puts_texts_of_one_meaning_together_and_outlives_its_process() -> None:
@@ -132,3 +133,30 @@ def test_a_model_that_is_unknown_chats_or_hangs_is_named() -> None:
         asyncio.run(identity(cluster_with(dataclasses.replace(MINI, embedding=False))))
     with pytest.raises(DeadlineExceeded):
         asyncio.run(identity(cluster_with(MINI)))
+
+
+def test_a_file_that_a_node_still_reads_is_waited_for_and_one_that_nobody_reads_goes_by_its_name() -> None:
+    async def source(
+        model: ModelName, texts: Sequence[str], *, digest: str, background: bool
+    ) -> Sequence[Sequence[float]]:
+        return [[3.0, 4.0] for _ in texts]
+
+    unread = dataclasses.replace(MINI, digest="", on_disk_at=(NODE,))
+
+    async def run() -> None:
+        cluster = FakeCluster()
+        states = StateReader(cluster, within_s=1.0)
+        cluster.shown_state = dataclasses.replace(cluster.shown_state, models=(unread,))
+        asking = asyncio.create_task(ClusterEmbedder("mini-embed", source, states, within_s=5).identity())
+        await until(lambda: cluster.looks >= 2)
+        cluster.shown_state = dataclasses.replace(cluster.shown_state, models=(MINI,))
+        assert (await asking).digest == "sha256:aa"
+
+        cluster.shown_state = dataclasses.replace(cluster.shown_state, models=(unread,))
+        embedder = ClusterEmbedder("mini-embed", source, states, within_s=5, digest_within_s=0.01)
+        assert (await embedder.identity()).digest == "name:mini-embed"
+        looks = cluster.looks
+        assert (await embedder.identity()).digest == "name:mini-embed"
+        assert cluster.looks <= looks + 1
+
+    asyncio.run(run())

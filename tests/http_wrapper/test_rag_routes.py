@@ -221,6 +221,43 @@ def test_a_document_that_is_none_is_refused_by_its_field(
     run(tmp_path, test)
 
 
+BAD_FILES = [
+    ("empty.txt", b"", 422, "is empty"),
+    ("blank.md", b" \n\t ", 422, "holds no text"),
+    ("binary.txt", bytes(range(256)) * 40, 415, "send txt"),
+    ("picture.jpg", b"\xff\xd8\xff\xe0" + bytes(99), 415, "JPEG"),
+    ("locked.pdf", pdf(["secret"], password="x"), 422, "password"),
+    ("locked.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), 422, "password"),
+    ("cut.pdf", pdf(["text"])[:200], 422, "damaged"),
+    ("cut.docx", docx(("Normal", "text"))[:-30], 422, "truncated"),
+]
+
+
+@pytest.mark.parametrize(("name", "raw", "status", "told"), BAD_FILES, ids=[name for name, *_ in BAD_FILES])
+def test_a_file_that_cannot_be_read_is_refused_in_words_that_name_the_fault(
+    tmp_path: Path, name: str, raw: bytes, status: int, told: str
+) -> None:
+    async def test(face: Face) -> None:
+        reply = await face.http.post("/rag/documents", files={"file": (name, raw)})
+        assert reply.status_code == status and told in reply.json()["error"]["message"], reply.text
+        assert (await face.http.get("/rag/documents")).json()["documents"] == []
+        # And the next one comes in.
+        assert (await face.add("The cellar floods."))["chunks"] == 1
+
+    run(tmp_path, test)
+
+
+def test_a_text_in_an_old_encoding_is_read_and_a_broken_one_is_told(tmp_path: Path) -> None:
+    async def test(face: Face) -> None:
+        text = "Die Tür der Küche bleibt für Gäste geschlossen, außer am Samstag. " * 5
+        reply = await face.http.post("/rag/documents", files={"file": ("a.txt", text.encode("cp1252"))})
+        assert reply.status_code == 200 and reply.json()["notices"], reply.text
+        (found,) = await face.found("Küche")
+        assert "Tür der Küche" in cast("str", found["text"])
+
+    run(tmp_path, test)
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

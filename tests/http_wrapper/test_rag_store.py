@@ -25,15 +25,6 @@ DIMENSIONS = 16
 Opened: TypeAlias = Callable[[], Store]
 
 
-@pytest.fixture(scope="module")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = postgres.bundled_bin()
-    if folder is None:
-        pytest.skip(postgres.NO_PGVECTOR)
-    with postgres.server(folder, tmp_path_factory.mktemp("postgres")) as url:
-        yield url
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
     """Opens the store, and opens it again."""
