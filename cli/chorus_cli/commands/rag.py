@@ -200,8 +200,11 @@ def ask(
 @click.argument("ids", nargs=-1)
 @click.option("--collection", help="Delete this whole collection.")
 @click.option("--yes", is_flag=True, help="Do not ask before a collection is deleted.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was deleted, as JSON.")
 @settings_options(CliSettings, only=GIVEN)
-def delete(ids: tuple[str, ...], collection: str | None, yes: bool, config: Path | None, **flags: object) -> None:
+def delete(
+    ids: tuple[str, ...], collection: str | None, yes: bool, as_json: bool, config: Path | None, **flags: object
+) -> None:
     """Delete the documents IDS, or a collection."""
     if bool(ids) == (collection is not None):
         raise click.UsageError("name the IDs of documents, or a --collection")
@@ -215,7 +218,7 @@ def delete(ids: tuple[str, ...], collection: str | None, yes: bool, config: Path
             front.delete(f"/rag/documents/{quote(one, safe='')}")
 
     fronted(question, config=config, flags=flags)
-    print("deleted")
+    print(msgspec.json.encode({"ids": ids, "collection": collection}).decode() if as_json else "deleted")
 
 
 class _Delta(msgspec.Struct):
