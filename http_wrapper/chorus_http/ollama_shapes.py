@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from chorus_http.state import find_model
+from chorus_http.state import council_context_tokens, find_council, find_model
 from chorus_proto.catalogue import shape_of
 from chorus_proto.dialects.ollama_answer import instant, tagged
 from chorus_proto.ids import ModelName
 from chorus_proto.transfers import bare_digest
 from chorus_proto.values import (
     ClusterState,
+    CouncilSummary,
     EngineKind,
     ModelFile,
     ModelSummary,
@@ -24,6 +25,18 @@ from chorus_proto.values import (
 _QUANTIZATION = re.compile(
     r"(?:^|[-_.:])(iq\d\w*|q\d(?:_\w+)?|mxfp4|nvfp4|bf16|f16|f32|fp16|fp8|int4|int8)$", re.IGNORECASE
 )
+_TEMPLATE = "{{ .Prompt }}"
+"""Without `.Suffix`: models tell nobody beforehand whether they fill in the middle."""
+_COUNCIL = "council"
+"""The architecture of what is no model: clients want one."""
+_COUNCIL_DETAILS: Mapping[str, object] = {
+    "parent_model": "",
+    "format": "",
+    "family": _COUNCIL,
+    "families": [_COUNCIL],
+    "parameter_size": "",
+    "quantization_level": "",
+}
 _FOR_GOOD_S = 100 * 365 * 86_400.0
 """Ollama too shows a time in the far future for what stays."""
 
@@ -38,9 +51,10 @@ def files_of(state: ClusterState) -> dict[ModelName, ModelFile]:
 
 
 def tags(state: ClusterState, modified_unix_s: float) -> list[dict[str, object]]:
-    """Every model that can be asked for: loaded somewhere, or on a disk and loaded when somebody asks."""
+    """Every model that can be asked for: loaded somewhere, on a disk and loaded when somebody asks, or a council."""
     files = files_of(state)
-    return [_listed(model, files.get(model.alias_of or model.name), modified_unix_s) for model in state.models]
+    listed = [_listed(model, files.get(model.alias_of or model.name), modified_unix_s) for model in state.models]
+    return listed + [_listed_council(council, modified_unix_s) for council in state.councils]
 
 
 def _listed(model: ModelSummary, file: ModelFile | None, modified_unix_s: float) -> dict[str, object]:
@@ -52,6 +66,18 @@ def _listed(model: ModelSummary, file: ModelFile | None, modified_unix_s: float)
         "size": model.file_bytes,
         "digest": bare_digest(model.digest),
         "details": _details(model, file),
+    }
+
+
+def _listed_council(council: CouncilSummary, modified_unix_s: float) -> dict[str, object]:
+    name = tagged(council.name)
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": instant(modified_unix_s),
+        "size": 0,
+        "digest": "",
+        "details": _COUNCIL_DETAILS,
     }
 
 
@@ -78,6 +104,8 @@ def _parameter_size(parameters: int) -> str:
 
 def show(state: ClusterState, name: str, modified_unix_s: float) -> dict[str, object]:
     """Raises ModelNotFound."""
+    if (council := find_council(state, name)) is not None:
+        return _shown_council(state, council, modified_unix_s)
     model = find_model(state, name)
     file = files_of(state).get(model.alias_of or model.name)
     shape = None if file is None else shape_of(file)
@@ -97,14 +125,37 @@ def show(state: ClusterState, name: str, modified_unix_s: float) -> dict[str, ob
         info[f"{architecture}.attention.head_count_kv"] = shape.kv_heads
     return {
         "modelfile": f"# {tagged(model.name)}, served by Chorus\n",
-        "parameters": f"num_ctx                        {context_tokens}" if context_tokens else "",
-        "template": "{{ .Prompt }}",
+        "parameters": _parameters(context_tokens),
+        "template": _TEMPLATE,
         "license": "",
         "details": _details(model, file),
         "model_info": info,
         "capabilities": capabilities(model, file),
         "modified_at": instant(modified_unix_s),
     }
+
+
+def _shown_council(state: ClusterState, council: CouncilSummary, modified_unix_s: float) -> dict[str, object]:
+    context_tokens = council_context_tokens(state)
+    return {
+        "modelfile": f"# {council.name}: {council.strategy} of {council.members}\n",
+        "parameters": _parameters(context_tokens),
+        "template": _TEMPLATE,
+        "license": "",
+        "details": _COUNCIL_DETAILS,
+        "model_info": {
+            "general.architecture": _COUNCIL,
+            "general.basename": council.name.rpartition("/")[2],
+            f"{_COUNCIL}.context_length": context_tokens,
+        },
+        "capabilities": ["completion"],
+        "modified_at": instant(modified_unix_s),
+    }
+
+
+def _parameters(context_tokens: int) -> str:
+    """A line each, as in a Modelfile."""
+    return f"num_ctx                        {context_tokens}" if context_tokens else ""
 
 
 def capabilities(model: ModelSummary, file: ModelFile | None) -> list[str]:

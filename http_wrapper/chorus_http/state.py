@@ -9,7 +9,7 @@ from chorus_proto.catalogue import normalised
 from chorus_proto.cluster import Cluster
 from chorus_proto.errors import CoordinatorUnavailable, ModelNotFound
 from chorus_proto.ids import ModelName, NodeId
-from chorus_proto.values import ClusterState, ModelSummary, NodeState
+from chorus_proto.values import ClusterState, CouncilSummary, ModelSummary, NodeState
 
 
 class StateReader:
@@ -35,6 +35,16 @@ def alive_nodes(state: ClusterState) -> list[NodeId]:
 def ready_models(state: ClusterState) -> list[ModelSummary]:
     """Those that some node serves now, by name."""
     return sorted((model for model in state.models if model.ready_on), key=lambda model: model.name)
+
+
+def find_council(state: ClusterState, name: str) -> CouncilSummary | None:
+    """None: `name` means a model, or nothing at all."""
+    return next((one for one in state.councils if normalised(one.name) == normalised(name)), None)
+
+
+def council_context_tokens(state: ClusterState) -> int:
+    """That of the least of the models that may be asked; 0 when none tells."""
+    return min((one.context_tokens for one in state.models if one.context_tokens and not one.embedding), default=0)
 
 
 def find_model(state: ClusterState, name: str) -> ModelSummary:

@@ -25,6 +25,10 @@ ExecutionId = NewType("ExecutionId", int)
 """One attempt of one request on one node; grows with each attempt and is never reused within an epoch."""
 
 
+def is_council(model: str) -> bool:
+    return model.lower().startswith(COUNCIL_PREFIX)
+
+
 def new_node_id() -> NodeId:
     return NodeId(str(uuid.uuid4()))
 

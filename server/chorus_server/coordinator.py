@@ -18,7 +18,7 @@ from chorus_proto.clock import Clock
 from chorus_proto.cluster import Ask, AskEvent, Call, CallEvent
 from chorus_proto.errors import Draining, ErrorCode
 from chorus_proto.explained import Explanation
-from chorus_proto.ids import ModelName
+from chorus_proto.ids import ModelName, is_council
 from chorus_proto.keys import ApiKey, KeyClaim, MadeKey, NewKey
 from chorus_proto.queue_state import QueueState
 from chorus_proto.transfers import FetchReport, Transfer
@@ -41,7 +41,7 @@ from chorus_server.aliases import Aliases
 from chorus_server.backends import Backends
 from chorus_server.copy_flow import transfer_rules
 from chorus_server.council import Council
-from chorus_server.council_calls import CouncilCalls, is_council
+from chorus_server.council_calls import CouncilCalls
 from chorus_server.definitions import read_councils
 from chorus_server.demand import Demand
 from chorus_server.demand_copies import DemandCopies

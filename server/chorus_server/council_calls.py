@@ -28,7 +28,6 @@ from chorus_proto.cluster import (
 from chorus_proto.dialects.answers import renderer
 from chorus_proto.errors import NoAnswer, UnsupportedParameter
 from chorus_proto.generation import Delta, Done, Generation
-from chorus_proto.ids import COUNCIL_PREFIX
 from chorus_proto.values import Dialect, RoutingStrategy, Timings
 from chorus_server.council import Council
 
@@ -36,10 +35,6 @@ FIELD = "x_council"
 _NAMES_SHOWN = 8
 
 _encode = msgspec.json.Encoder().encode
-
-
-def is_council(model: str) -> bool:
-    return model.lower().startswith(COUNCIL_PREFIX)
 
 
 class CouncilCalls:

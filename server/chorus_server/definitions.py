@@ -23,7 +23,7 @@ from typing import Annotated
 
 import msgspec
 
-from chorus_proto.catalogue import closest
+from chorus_proto.catalogue import closest, normalised
 from chorus_proto.errors import ModelNotFound
 from chorus_proto.ids import COUNCIL_PREFIX, ModelName
 from chorus_proto.settings import SettingsError
@@ -94,7 +94,7 @@ class Councils:
 
     def find(self, name: str) -> Definition:
         """Raises ModelNotFound with the closest names."""
-        found = self.definitions.get(ModelName(name.strip().lower()))
+        found = self.definitions.get(normalised(name))
         if found is None:
             near = closest(name, self.definitions) or list(self.definitions)
             raise ModelNotFound(f"there is no {name!r}; councils here: {', '.join(near)}", param="model")

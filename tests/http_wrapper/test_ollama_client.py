@@ -17,6 +17,8 @@ from chorus_proto.generation import Channel, Delta, Done, Effort, Generation, Pi
 from chorus_proto.ids import ModelName
 from chorus_proto.transfers import Transfer, TransferKind, TransferState
 from chorus_proto.values import (
+    AggregateStrategy,
+    CouncilSummary,
     EngineKind,
     ModelFile,
     ModelShape,
@@ -98,7 +100,9 @@ def test_a_chat_answer_has_message_reason_and_counts() -> None:
         assert answer.message.thinking is None
         assert (answer.model, answer.done, answer.done_reason) == (MODEL, True, "stop")
         assert (answer.prompt_eval_count, answer.eval_count) == (7, 2)
-        assert None not in (answer.total_duration, answer.eval_duration, answer.load_duration, answer.created_at)
+        assert None not in (answer.eval_duration, answer.created_at)
+        assert answer.load_duration == 250_000_000, "the wait for a loaded model and a place in it"
+        assert answer.total_duration == answer.load_duration, "beside the no time at all that the played engine took"
 
     cluster = FakeCluster()
     with_client(cluster, use)
@@ -112,6 +116,7 @@ def test_a_chat_stream_is_one_object_a_line_and_only_the_last_is_done() -> None:
         assert "".join(part.message.content or "" for part in parts) == "The capital is Paris."
         assert [part.done for part in parts] == [False, False, True]
         assert (parts[-1].done_reason, parts[-1].eval_count) == ("stop", 2)
+        assert parts[-1].load_duration == 250_000_000
 
     with_client(FakeCluster(), use)
 
@@ -226,6 +231,29 @@ def test_tags_name_every_model_with_its_tag_in_both_fields() -> None:
         assert all(row.details is not None for row in listed)
 
     with_client(FakeCluster(), use)
+
+
+def test_a_council_is_listed_shown_and_asked_as_any_model() -> None:
+    """Copilot shows each model that is listed, and `ollama run` loads it before it asks."""
+    name = ModelName("council/all")
+    asked_as = f"{name}:latest"
+    cluster = FakeCluster()
+    all_pcs = CouncilSummary(name=name, strategy=AggregateStrategy.VOTE, members="every PC")
+    cluster.shown_state = replace(ready_state(), councils=(all_pcs,))
+
+    async def use(client: ollama.AsyncClient) -> None:
+        assert [row.model for row in (await client.list()).models][-1] == asked_as
+        shown = await client.show(asked_as)
+        assert shown.modelinfo is not None
+        assert shown.modelinfo["council.context_length"] == 2048
+        assert shown.capabilities == ["completion"]
+        assert (await client.generate(asked_as, "")).done_reason == "load"
+        assert (await client.generate(asked_as, "", keep_alive=0)).done_reason == "unload"
+        assert (cluster.loads, cluster.unloads) == ([], [])
+        assert (await client.generate(asked_as, "Hi")).response == "The capital is Paris."
+        assert cluster.calls[-1].model == asked_as
+
+    with_client(cluster, use)
 
 
 def test_a_name_without_a_tag_means_latest() -> None:

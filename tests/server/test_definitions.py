@@ -50,6 +50,7 @@ def test_the_council_of_all_always_exists() -> None:
 def test_a_file_defines_councils(tmp_path: Path) -> None:
     councils = read_councils(written(tmp_path, GOOD))
     fast = councils.find("Council/FAST3")
+    assert councils.find("council/fast3:latest") is fast, "as clients of Ollama call it"
     assert fast.members == (Selector(tag="fast"), Selector(node="garage", model="qwen3:8b"), Selector(tag="large"))
     assert (fast.panel, fast.quorum, fast.within_s) == (3, 2, 20)
     assert (fast.tiers_apart, fast.wait_factor) == (None, None)

@@ -26,7 +26,7 @@ from chorus_proto.cluster import (
 from chorus_proto.dialects.openai_request import tokens_estimate
 from chorus_proto.errors import InternalError
 from chorus_proto.generation import Generation
-from chorus_proto.ids import COUNCIL_PREFIX, ModelName, RequestId
+from chorus_proto.ids import ModelName, RequestId, is_council
 from chorus_proto.values import Dialect, Usage
 
 
@@ -98,7 +98,7 @@ def asking(cluster: Cluster) -> Asking:
     """Asks models and councils of `cluster`."""
 
     async def ask(question: Question) -> AsyncGenerator[Piece, None]:
-        source = _of_council if question.model.lower().startswith(COUNCIL_PREFIX) else _of_model
+        source = _of_council if is_council(question.model) else _of_model
         async with aclosing(source(cluster, question)) as pieces:
             async for piece in pieces:
                 yield piece

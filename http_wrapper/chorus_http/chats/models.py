@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chorus_http.state import council_context_tokens, find_council
 from chorus_proto.catalogue import closest, normalised
 from chorus_proto.errors import ModelNotFound, NoReplica
 from chorus_proto.ids import ModelName
@@ -21,9 +22,8 @@ def model_to_ask(state: ClusterState, wanted: str | None) -> tuple[ModelName, in
             raise NoReplica("No model is ready to chat; GET /status shows what is loading.", retry_after_s=5)
         best = max(ready, key=lambda model: (model.parameters, model.file_bytes, model.name))
         return best.name, best.context_tokens
-    for council in state.councils:
-        if council.name == wanted.lower():
-            return council.name, min((model.context_tokens for model in chat if model.context_tokens), default=0)
+    if (council := find_council(state, wanted)) is not None:
+        return council.name, council_context_tokens(state)
     for model in chat:
         if normalised(model.name) == normalised(wanted):
             return model.name, model.context_tokens

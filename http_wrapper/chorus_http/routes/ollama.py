@@ -21,6 +21,7 @@ from chorus_proto.dialects.fields import ModelText, Refused, read_fields
 from chorus_proto.dialects.ollama_answer import instant, tagged
 from chorus_proto.dialects.ollama_request import OllamaRequest, parse_chat, parse_generate
 from chorus_proto.dialects.strict_json import load_object
+from chorus_proto.ids import is_council
 from chorus_proto.values import Dialect
 
 COMPATIBLE_VERSION = "0.35.0"
@@ -86,12 +87,13 @@ def ollama_routes(
 async def _loaded_or_freed(asked: OllamaRequest, control: ModelControl) -> Response:
     """A request without a prompt. Ollama answers when the model is loaded, so this does."""
     began_s = time.monotonic()
-    if asked.keep_alive_s == 0:
+    reason = "unload" if asked.keep_alive_s == 0 else "load"
+    if is_council(asked.model):
+        pass  # who belongs to it comes and goes as a model of its own
+    elif reason == "unload":
         await control.unload(asked.model)
-        reason = "unload"
     else:
         await control.until_loaded(await control.load(asked.model, keep_alive_s=asked.keep_alive_s))
-        reason = "load"
     body: dict[str, object] = {"model": tagged(asked.model), "created_at": instant(time.time())}
     if asked.dialect is Dialect.OLLAMA_CHAT:
         body["message"] = {"role": "assistant", "content": ""}

@@ -9,7 +9,7 @@ from chorus_http.calls import Caller
 from chorus_http.chat_documents import ChatDocuments
 from chorus_http.exchange import current_exchange
 from chorus_http.replies import json_reply
-from chorus_http.state import StateReader, find_model, ready_models
+from chorus_http.state import StateReader, find_council, find_model, ready_models
 from chorus_proto.clock import Clock
 from chorus_proto.dialects.openai_request import parse_chat, parse_completion
 from chorus_proto.values import CouncilSummary, ModelSummary
@@ -42,8 +42,7 @@ def openai_routes(
 
     async def model(name: str) -> Response:
         state = await states.state()
-        council = next((one for one in state.councils if one.name == name.lower()), None)
-        if council is not None:
+        if (council := find_council(state, name)) is not None:
             return json_reply(_council(council, created_unix_s))
         return json_reply(_model(find_model(state, name), created_unix_s))
 

@@ -13,7 +13,7 @@ from chorus_proto.dialects.parsed import check_model_name, tokens_estimate
 from chorus_proto.dialects.strict_json import load_object
 from chorus_proto.errors import InvalidRequest
 from chorus_proto.generation import Generation, Message
-from chorus_proto.ids import COUNCIL_PREFIX, RequestId
+from chorus_proto.ids import RequestId, is_council
 from chorus_proto.values import AggregateStrategy
 
 
@@ -61,7 +61,7 @@ def parse_query(raw: bytes, *, request_id: RequestId, within_s: float, user: str
         separate_thinking=True,
     )
     model = check_model_name(fields.model) if fields.model else None
-    council = model if model is not None and model.lower().startswith(COUNCIL_PREFIX) else None
+    council = model if model is not None and is_council(model) else None
     if council is not None and (fields.nodes or fields.strategy is not None or fields.quorum is not None):
         raise InvalidRequest("A council's definition says who is asked and how; name no more than it.", param="model")
     ask = Ask(
