@@ -20,7 +20,7 @@ from chorus_http.several import joined, merged, runs_of, usage_of_all
 from chorus_http.sse import GRACE_S, EventStream, Source, event_stream_response
 from chorus_http.wishes import wishes
 from chorus_proto.cluster import Call, CallEvent, CallFinished, CallOutput, CallStarted, CallWaiting, Cluster
-from chorus_proto.dialects.ollama_answer import waiting_line
+from chorus_proto.dialects.ollama_answer import waiting_line, with_wait
 from chorus_proto.dialects.parsed import ParsedRequest
 from chorus_proto.errors import ClusterError, DeadlineExceeded, InternalError
 from chorus_proto.ids import NodeId
@@ -28,6 +28,8 @@ from chorus_proto.queue_state import Standing
 from chorus_proto.values import Dialect, Priority, Usage
 
 log = logging.getLogger(__name__)
+
+_OLLAMAS = (Dialect.OLLAMA_CHAT, Dialect.OLLAMA_GENERATE)
 
 
 class _Answer:
@@ -50,6 +52,8 @@ class _Answer:
             case CallOutput(payload=payload):
                 return payload
             case CallFinished(payload=payload):
+                if self.started is not None and self._parsed.dialect in _OLLAMAS:
+                    return with_wait(payload, self.started.queued_s)
                 return self._closing() + payload
 
     def _closing(self) -> bytes:

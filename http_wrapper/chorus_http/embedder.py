@@ -40,6 +40,8 @@ class Embedded:
     node_id: NodeId
     vectors: tuple[bytes, ...]
     prompt_tokens: int
+    waited_s: float
+    """For a loaded model and a place in it, before the first part."""
     headers: dict[str, str]
 
 
@@ -71,6 +73,7 @@ class Embedder:
             node_id=made[0].started.node_id,
             vectors=tuple(vector for part in made for vector in part.vectors),
             prompt_tokens=sum(part.prompt_tokens for part in made),
+            waited_s=made[0].started.queued_s,
             headers=started_headers(made[0].started),
         )
 

@@ -42,6 +42,9 @@ def test_a_program_made_for_ollama_lists_shows_asks_frees_and_loads_a_model(tmp_
 
             assert client.generate(model, "", keep_alive=0).done_reason == "unload"
             eventually(lambda: not client.ps().models, within_s=20, what="the model is freed")
+            waited = client.generate(model, "Hi", options={"num_predict": 1})
+            assert waited.load_duration and waited.total_duration and waited.eval_duration is not None
+            assert 1e6 < waited.load_duration < waited.total_duration, "it was loaded for this request"
             assert client.generate(model, "", keep_alive="10m").done_reason == "load"
             assert [row.model for row in client.ps().models] == [model]
             with pytest.raises(ollama.ResponseError, match=r"does not exist|is on no node"):

@@ -45,7 +45,7 @@ def ollama_embed_routes(embedder: Embedder, control: ModelControl) -> Blueprint:
         vectors = () if found is None else found.vectors
         told = {
             "total_duration": round((time.monotonic() - began_s) * _NS),
-            "load_duration": 0,
+            "load_duration": 0 if found is None else round(found.waited_s * _NS),
             "prompt_eval_count": 0 if found is None else found.prompt_tokens,
         }
         head = b'{"model":%b,"embeddings":[%b],' % (encoded(tagged(asked.model)), b",".join(vectors))

@@ -1,7 +1,7 @@
 """Writes an answer down as Ollama does (docs/api.md): one JSON object a line, or one in all. Runs on the agent.
 
-Durations are nanoseconds of the node's own clock. `load_duration` is 0: a model is loaded before its requests come, and
-how long they waited is the coordinator's to know.
+Durations are nanoseconds of the node's own clock. To it a model is loaded before its requests come; how long those
+waited is the coordinator's to know, and added by `with_wait`, which runs where callers are answered.
 """
 
 from __future__ import annotations
@@ -38,6 +38,20 @@ def waiting_line(dialect: Dialect, model: str) -> bytes:
     """A line that adds nothing to an answer, for callers who wait for its next."""
     head = _Head(dialect, ModelName(model), int(datetime.now(UTC).timestamp()))
     return head.line(b"", b"")
+
+
+def with_wait(payload: bytes, wait_s: float) -> bytes:
+    """The end of an answer, with what its caller waited for a loaded model and a place in it.
+
+    Ollama too counts both as `load_duration`, and as part of the whole (its server/routes.go, `checkpointLoaded`). A
+    piece of an answer without its end stays as it is.
+    """
+    before, name, after = payload.rpartition(b'"total_duration":')
+    total_ns, load, rest = after.partition(b',"load_duration":0,')
+    if not (name and load and total_ns.isdigit()):
+        return payload
+    wait_ns = round(wait_s * _NS)
+    return b'%b%b%d,"load_duration":%d,%b' % (before, name, int(total_ns) + wait_ns, wait_ns, rest)
 
 
 class _Head:
