@@ -79,6 +79,7 @@ class ScriptedAnswer:
         if asked.ignore_eos:
             self._reason = "length"
         self._tokens = list(islice(scripted_tokens(asked.words), self._count))
+        self._stopped_at: str | None = None
         self._cut_at_stop()
         self._started = time.monotonic()
         self._first_at = self._started
@@ -86,10 +87,11 @@ class ScriptedAnswer:
     def _cut_at_stop(self) -> None:
         stops = [self._asked.stop] if isinstance(self._asked.stop, str) else self._asked.stop
         text = "".join(self._tokens)
-        found = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
+        found = [(at, stop) for stop in stops if stop and (at := text.find(stop)) >= 0]
         if not found:
             return
-        left, kept = min(found), list[str]()
+        left, self._stopped_at = min(found)
+        kept = list[str]()
         for token in self._tokens:
             if left <= 0:
                 break
@@ -193,7 +195,8 @@ class ScriptedAnswer:
 
     def _end(self) -> bytes:
         usage, timings = self._counts()
-        choice: dict[str, object] = {"finish_reason": self._reason, **({"delta": {}} if self._chat else {"text": ""})}
+        choice: dict[str, object] = {"finish_reason": self._reason, "stop_reason": self._stopped_at}
+        choice |= {"delta": {}} if self._chat else {"text": ""}
         end = self._event(choice)
         closing = self._body(None, usage=usage, timings=timings)
         end += b"data: " + json.dumps(closing).encode() + b"\n\n"

@@ -175,6 +175,8 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     decode_tokens_per_s: float | None = None
     channel_tokens: ChannelTokens | None = None
     """None where thoughts were not told apart."""
+    stop_sequence: str | None = None
+    """Which of the caller's ended the answer; None: none did, or the engine does not tell."""
 
 
 class Prefilled(msgspec.Struct, frozen=True):

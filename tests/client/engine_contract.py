@@ -40,6 +40,8 @@ class Subject:
     busy_slots: Callable[[LoadedModel], Awaitable[int]]
     """As the serving process itself tells."""
     ignores_end: bool = True
+    tells_stop: bool = True
+    """Which stop sequence ended an answer."""
     options: LoadOptions = _OPTIONS
 
 
@@ -137,9 +139,12 @@ class EngineContract:
     def test_a_stop_sequence_ends_the_answer_before_it(self) -> None:
         async def check() -> None:
             async with self.loaded() as (subject, model):
-                text, done = await answered(model, ask(stop=(subject.stop,)))
+                text, done = await answered(model, ask(stop=("nowhere", subject.stop)))
                 assert text.rstrip() == subject.answer.partition(subject.stop)[0].rstrip()
                 assert done.finish_reason == "stop"
+                assert done.stop_sequence == (subject.stop if subject.tells_stop else None)
+                _, done = await answered(model, ask(stop=("nowhere",), max_tokens=64))
+                assert done.stop_sequence is None
 
         asyncio.run(check())
 

@@ -48,6 +48,7 @@ class TestContract(EngineContract):
                     kill=kill,
                     busy_slots=busy_slots,
                     ignores_end=False,
+                    tells_stop=False,
                     options=OPTIONS,
                 )
             finally:

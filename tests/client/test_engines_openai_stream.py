@@ -40,6 +40,20 @@ def parsed(body: bytes, *, size: int = 1 << 20, stream: CompletionStream | None 
     return pieces
 
 
+def test_the_stop_sequence_that_ended_the_answer_is_told_as_vllm_and_llama_cpp_do() -> None:
+    end = '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"%s}]%s}'
+    for choice, event, told in [
+        (',"stop_reason":"END"', "", "END"),
+        (',"stop_reason":2', "", None),  # the number of an end token
+        (',"stop_reason":null', "", None),
+        ("", ',"__verbose":{"stopping_word":"END"}', "END"),
+        ("", ',"__verbose":{"stopping_word":""}', None),
+    ]:
+        *_, done = parsed(f"data: {end % (choice, event)}\n\ndata: [DONE]\n\n".encode())
+        assert isinstance(done, Done)
+        assert (done.finish_reason, done.stop_sequence) == ("stop", told), (choice, event)
+
+
 def text_of(pieces: list[Piece]) -> str:
     return "".join(piece.text for piece in pieces if isinstance(piece, Delta))
 

@@ -25,7 +25,7 @@ from chorus_proto.errors import LoadFailed
 from chorus_proto.generation import Delta, Generation
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
-from tests.client.engine_contract import EngineContract, Subject, answered, ask, silent, until
+from tests.client.engine_contract import EngineContract, Subject, answered, ask, first_token, silent, until
 from tests.support.local_servers import answers, end_all, free_ports, server, servers_file, strangers_server
 
 OPTIONS = LoadOptions(slots=2, context_tokens=1024)
@@ -283,7 +283,7 @@ def test_a_new_default_takes_new_requests_while_old_ones_end_where_they_began(fo
         model = await engine.load(model_of(DEFAULT), OPTIONS, silent)
         assert isinstance(model, DefaultModel)
         long = model.generate(Generation(prompt="The", max_tokens=600, temperature=1.0, ignore_end=True))
-        assert isinstance(await anext(long), Delta)
+        await first_token(long)
         done = asyncio.Event()
         answers_meanwhile: list[str] = []
 

@@ -56,6 +56,19 @@ def asked(cluster: FakeCluster) -> Generation:
     return Generation.decoded(cluster.calls[-1].generation)
 
 
+def test_a_stop_sequence_that_ended_the_answer_is_named() -> None:
+    cluster = FakeCluster(saying(Delta("One, "), Done(finish_reason="stop", stop_sequence="two")))
+
+    async def use(client: anthropic.AsyncAnthropic) -> None:
+        whole = await client.messages.create(model=MODEL, messages=HI, max_tokens=9, stop_sequences=["two"])
+        assert (whole.stop_reason, whole.stop_sequence) == ("stop_sequence", "two")
+        async with client.messages.stream(model=MODEL, messages=HI, max_tokens=9, stop_sequences=["two"]) as stream:
+            streamed = await stream.get_final_message()
+        assert (streamed.stop_reason, streamed.stop_sequence) == ("stop_sequence", "two")
+
+    with_client(cluster, use)
+
+
 def test_an_answer_has_text_reason_and_usage() -> None:
     cluster = FakeCluster()
 

@@ -83,6 +83,14 @@ def _messages(client: anthropic.Anthropic) -> None:
     (block,) = answer.content
     assert block.type == "text"
     assert block.text == PARIS
+    stopped = client.messages.create(
+        model=MODEL,
+        max_tokens=40,
+        messages=[{"role": "user", "content": QUESTION}],
+        stop_sequences=["Berlin", "France"],
+        extra_body={"temperature": 0},
+    )
+    assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "France")
     counted = client.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": QUESTION}])
     cached = answer.usage.cache_read_input_tokens or 0
     assert counted.input_tokens == answer.usage.input_tokens + cached

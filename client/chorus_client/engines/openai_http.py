@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -37,6 +37,10 @@ _MOST_ANSWER_BYTES = 8 * 1024 * 1024
 
 _SAMPLING = ("max_tokens", "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "logit_bias")
 _LLAMA_CPPS = ("top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n")
+
+
+_TELL_STOP: Mapping[str, object] = {"verbose": True, "response_fields": ["stopping_word"]}
+"""Has a llama-server say which stop sequence ended the answer, and nothing else of all that it could say then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,8 @@ def request_body(generation: Generation, *, model: str, tell_progress: bool = Fa
             body[field] = value
     if generation.stop:
         body["stop"] = generation.stop
+        if chat and tell_progress:
+            body |= _TELL_STOP
     if generation.logprobs is not None:
         if chat:
             body["logprobs"] = True
@@ -146,7 +152,8 @@ class OpenAiHttp:
         self._resolver = resolver
         self._base_url = base_url.rstrip("/").removesuffix("/v1")
         self._keep_alive = keep_alive
-        self._tell_progress = tell_progress
+        self.tell_progress = tell_progress
+        """May be set once it is known whom this talks to."""
         self._limits = limits
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if api_key:
@@ -185,7 +192,7 @@ class OpenAiHttp:
             for piece in await self._embed(generation, model):
                 yield piece
             return
-        path, body = request_body(generation, model=model, tell_progress=self._tell_progress)
+        path, body = request_body(generation, model=model, tell_progress=self.tell_progress)
         stream = CompletionStream(model=model if expect_model else None)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._limits.first_token_s
@@ -240,7 +247,7 @@ class OpenAiHttp:
         return vectors_of(await self._embeddings(generation, inputs, model), generation)
 
     async def _embeddings(self, generation: Generation, inputs: Sequence[str | list[int]], model: str) -> bytes:
-        path, body = embeddings_request(generation, inputs, model=model, shortens=not self._tell_progress)
+        path, body = embeddings_request(generation, inputs, model=model, shortens=not self.tell_progress)
         return await self._told(path, body, model=model)
 
     async def _told(self, path: str, body: bytes, *, model: str) -> bytes:

@@ -45,6 +45,8 @@ class _Choice(msgspec.Struct):
     text: str | None = None
     finish_reason: str | None = None
     logprobs: msgspec.Raw = msgspec.Raw()
+    stop_reason: str | int | None = None
+    """vLLM's: the stop sequence that ended the answer, or the number of a token that did."""
 
 
 class _PromptDetails(msgspec.Struct):
@@ -74,6 +76,12 @@ class _Progress(msgspec.Struct):
     processed: int = 0
 
 
+class _Ending(msgspec.Struct):
+    """llama.cpp's own words about the end, on request (`verbose`)."""
+
+    stopping_word: str = ""
+
+
 class _Event(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
@@ -85,6 +93,8 @@ class _Event(msgspec.Struct):
     content: str | None = None
     stop: bool | None = None
     stop_type: str = ""
+    stopping_word: str = ""
+    verbose: _Ending | None = msgspec.field(name="__verbose", default=None)
 
 
 _decode = msgspec.json.Decoder(_Event).decode
@@ -101,6 +111,7 @@ class CompletionStream:
         self._most_event_bytes = most_event_bytes
         self._rest = b""
         self._finish_reason = ""
+        self._stopped_at: str | None = None
         self._usage: _Usage | None = None
         self._timings: _Timings | None = None
         self._deltas = 0
@@ -210,6 +221,10 @@ class CompletionStream:
             _progressed(event, pieces)
         if choice.finish_reason:
             self._finish_reason = choice.finish_reason
+            if isinstance(choice.stop_reason, str):
+                self._stopped_at = choice.stop_reason
+            elif event.verbose is not None:
+                self._stopped_at = event.verbose.stopping_word or None
             if self._halves is not None and (rest := self._halves.decode(b"", final=True)):
                 pieces.append(Delta(rest, 0))
 
@@ -222,6 +237,7 @@ class CompletionStream:
             _progressed(event, pieces)
         if event.stop:
             self._finish_reason = "length" if event.stop_type == "limit" else "stop"
+            self._stopped_at = event.stopping_word or None
             pieces.append(self._finished())
 
     def _with_thoughts(self, delta: _Text) -> str | None:
@@ -282,6 +298,7 @@ class CompletionStream:
             cached_tokens=cached,
             prefill_tokens_per_s=prefill or None,
             decode_tokens_per_s=decode or None,
+            stop_sequence=self._stopped_at,
         )
 
 

@@ -17,6 +17,9 @@ from chorus_proto.generation import Generation, Piece
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
 
+_LLAMA_CPP = "llamacpp"
+"""Who owns the models of a llama-server, as it says itself; it takes more than OpenAI's API has."""
+
 
 class RemoteEngine:
     """One base URL, with or without `/v1` (`Engine`). `api_key` is sent as a bearer token and never logged.
@@ -56,6 +59,7 @@ class RemoteEngine:
         found = next((row for row in rows if row.id == model.name), None)
         if found is None:
             raise LoadFailed(f"{self._base_url} does not serve {model.name}, only {', '.join(r.id for r in rows)}")
+        self._http.tell_progress = found.owned_by == _LLAMA_CPP
         report(LoadProgress(share=1.0, detail="ready"))
         return RemoteModel(
             self._http,
@@ -121,6 +125,7 @@ class _Meta(msgspec.Struct):
 
 class _Row(msgspec.Struct):
     id: str = ""
+    owned_by: str | None = None
     meta: _Meta | None = None
     max_model_len: int | None = None
     """vLLM's extension: context tokens."""

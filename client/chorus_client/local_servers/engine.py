@@ -258,6 +258,7 @@ class LocalServersEngine:
             raise EngineUnavailable(f"{server.name} does not answer at {server.base_url}")
         if facts.locked:
             raise LoadFailed(f"{server.name} at {server.base_url} asks for a key; set llm_endpoint.api_key")
+        http.tell_progress = facts.is_llama_cpp
         served = server.name if server.name in facts.models else facts.models[0]
         remote = RemoteModel(
             http,

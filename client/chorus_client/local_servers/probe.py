@@ -20,6 +20,11 @@ class Facts:
     locked: bool = False
     """It asks for a key that we do not have."""
 
+    @property
+    def is_llama_cpp(self) -> bool:
+        """Only llama.cpp's server has /props with slots."""
+        return self.slots > 0
+
 
 class _Row(msgspec.Struct):
     id: str = ""

@@ -95,10 +95,11 @@ class StreamRendering:
         if self._role or self._logprobs:
             rest += self._chunk(Part(Channel.FINAL, ""))
         shown = b'"delta":{}' if self._asked.chat else b'"text":""'
-        end = b'%b,"choices":[{"index":0,%b,"logprobs":null,"finish_reason":%b}],"timings":%b}\n\n' % (
+        end = b'%b,"choices":[{"index":0,%b,"logprobs":null,"finish_reason":%b,"stop_reason":%b}],"timings":%b}\n\n' % (
             self._start,
             shown,
             _encode(event.finish_reason),
+            _encode(event.met),
             _encode(timings(event)),
         )
         usage = b""
@@ -157,6 +158,7 @@ class WholeRendering:
             choice["text"] = "".join(part.text for part in self._parts)
             choice["logprobs"] = msgspec.Raw(as_completion(self._logprobs, offset=0)) if self._logprobs else None
         choice["finish_reason"] = event.finish_reason
+        choice["stop_reason"] = event.met
         usage = _usage(event, self._pieces.counts)
         return _encode(self._head | {"choices": [choice], "usage": usage, "timings": timings(event)})
 

@@ -17,7 +17,7 @@ class TokenDecoder(Protocol):
 
 
 class AnswerText:
-    """Feed it token by token; `stopped` says that a stop string was met."""
+    """Feed it token by token; `met` is the stop string that ended it, None while none did."""
 
     def __init__(self, decoder: TokenDecoder, stops: Sequence[str]) -> None:
         self._decoder = decoder
@@ -25,7 +25,11 @@ class AnswerText:
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
         self._incomplete: list[int] = []
-        self.stopped = False
+        self.met: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        return self.met is not None
 
     def feed(self, token: int) -> str:
         """Text that may be shown now. What could be the beginning of a stop string is held back."""
@@ -50,10 +54,11 @@ class AnswerText:
 
     def _shown(self, piece: str) -> str:
         text = self._held + piece
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)]
+            at, self.met = min(found, key=lambda one: one[0])
+            self._held = ""
+            return text[:at]
         for length in range(min(self._longest - 1, len(text)), 0, -1):
             tail = text[-length:]
             if any(stop.startswith(tail) for stop in self._stops):

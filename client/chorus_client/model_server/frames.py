@@ -90,10 +90,11 @@ class Said(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """The end of one generation; `finish_reason` is stop, length or cancelled."""
+    """The end of one generation; `finish_reason` is stop, length or cancelled. `met`: the stop string that ended it."""
 
     number: int
     finish_reason: str
+    met: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     prompt_s: float = 0.0

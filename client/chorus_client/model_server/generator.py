@@ -249,6 +249,7 @@ class Generator:
             Ended(
                 number=job.number,
                 finish_reason=reason,
+                met=job.text.met,
                 prompt_tokens=len(job.prompt),
                 completion_tokens=job.made,
                 prompt_s=(job.read_s or now_s) - job.began_s,

@@ -36,6 +36,9 @@ class _Own(msgspec.Struct, kw_only=True):
     developer_instructions: _Instructions | None = None
     ignore_eos: bool | None = None
     return_progress: bool | None = None
+    # llama-server's way to be told which stop sequence ended an answer: here `stop_reason` always says it.
+    verbose: bool | None = None
+    response_fields: list[str] | None = None
     chat_template_kwargs: _TemplateArguments | None = None
     top_k: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] | None = None
 

@@ -19,7 +19,7 @@ from chorus_proto.values import Timings
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 _REASONS = {"length": "max_tokens", "tool_calls": "tool_use"}
-"""All others are `end_turn`; engines do not tell whether a stop sequence ended the answer."""
+"""All others are `end_turn`, where no stop sequence ended the answer."""
 
 
 def _message(request_id: RequestId, model: ModelName) -> dict[str, object]:
@@ -42,7 +42,7 @@ def _thoughts_shown(generation: Generation) -> bool:
 
 
 def _reason(done: Done) -> str:
-    return _REASONS.get(done.finish_reason, "end_turn")
+    return "stop_sequence" if done.stop_sequence is not None else _REASONS.get(done.finish_reason, "end_turn")
 
 
 def _event(kind: str, body: dict[str, object]) -> bytes:
@@ -76,7 +76,7 @@ class Stream:
     def done(self, done: Done, timings: Timings) -> bytes:
         # An answer without a piece still has its one empty text.
         opened = b"" if self._started else self._open("text")
-        told: dict[str, object] = {"stop_reason": _reason(done), "stop_sequence": None}
+        told: dict[str, object] = {"stop_reason": _reason(done), "stop_sequence": done.stop_sequence}
         return b"".join(
             (
                 opened,
@@ -158,5 +158,5 @@ class Whole:
             content.append({"type": "text", "text": answer})
         for call in calls:
             content.append({"type": "tool_use", "id": call.id, "name": call.function.name, "input": arguments_of(call)})
-        end: dict[str, object] = {"stop_reason": _reason(done), "stop_sequence": None, "usage": usage_of(done)}
-        return _encode(self._message | {"content": content} | end)
+        ended: dict[str, object] = {"stop_reason": _reason(done), "stop_sequence": done.stop_sequence}
+        return _encode(self._message | {"content": content} | ended | {"usage": usage_of(done)})
