@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from typing import Annotated
 
 import msgspec
 
+from chorus_http.chats.bodies import ImportBody, ImportedMessage
 from chorus_http.chats.records import (
     AnswerFacts,
     ChatMessage,
@@ -24,7 +24,7 @@ from chorus_http.chats.shown import Json
 from chorus_http.chats.store import MESSAGES_LIMIT
 from chorus_http.chats.titles import TITLE_CHARACTERS, UNTITLED
 from chorus_http.chats.tree import Tree
-from chorus_proto.dialects.fields import Unchecked, as_object, read_fields
+from chorus_proto.dialects.fields import as_object, read_fields
 from chorus_proto.dialects.strict_json import JsonValue, load_object
 from chorus_proto.errors import InvalidRequest
 
@@ -77,32 +77,13 @@ class Imported:
     messages: list[ChatMessage]
 
 
-class _Document(msgspec.Struct):
-    messages: Unchecked
-    chorus_chat: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    title: Annotated[str, msgspec.Meta(max_length=TITLE_CHARACTERS)] | None = None
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
-    system: str | None = None
-    created_unix_s: Annotated[float, msgspec.Meta(ge=0, le=2**40)] | None = None
-    head: str | None = None
-
-
-class _Message(msgspec.Struct):
-    role: str
-    content: str
-    id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
-    parent_id: str | None = None
-    created_unix_s: Annotated[float, msgspec.Meta(ge=0, le=2**40)] | None = None
-    answer: Unchecked = None
-
-
 def imported(raw: bytes, owner: str, now_unix_s: float) -> Imported:
     """A document that `as_json` made, or a plain list of messages as OpenAI's API has them.
 
     A first message of the role system becomes the session's system prompt. Raises InvalidJson, InvalidRequest or
     UnknownParameter naming the part at fault.
     """
-    document = read_fields(load_object(raw, most_nodes=_MOST_VALUES), _Document, refused={})
+    document = read_fields(load_object(raw, most_nodes=_MOST_VALUES), ImportBody, refused={})
     if document.chorus_chat is not None and document.chorus_chat > FORMAT:
         raise InvalidRequest("A newer Chorus wrote this chat; upgrade this one.", param="chorus_chat")
     rows = _rows(document.messages)
@@ -138,19 +119,19 @@ def imported(raw: bytes, owner: str, now_unix_s: float) -> Imported:
     return Imported(session, messages)
 
 
-def _rows(value: JsonValue) -> list[_Message]:
+def _rows(value: JsonValue) -> list[ImportedMessage]:
     if not isinstance(value, list):
         raise InvalidRequest("Invalid 'messages': expected an array of messages.", param="messages")
     if len(value) > MESSAGES_LIMIT:
         raise InvalidRequest(f"The chat has more than {MESSAGES_LIMIT} messages.", param="messages")
     return [
-        read_fields(as_object(row, f"messages[{i}]"), _Message, refused={}, at=f"messages[{i}]")
+        read_fields(as_object(row, f"messages[{i}]"), ImportedMessage, refused={}, at=f"messages[{i}]")
         for i, row in enumerate(value)
     ]
 
 
 def _read(
-    row: _Message, at: str, names: dict[str, MessageId], before: list[ChatMessage], now_unix_s: float
+    row: ImportedMessage, at: str, names: dict[str, MessageId], before: list[ChatMessage], now_unix_s: float
 ) -> ChatMessage:
     try:
         role = Role(row.role)

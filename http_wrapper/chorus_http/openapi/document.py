@@ -11,7 +11,7 @@ import msgspec
 
 import chorus_proto
 from chorus_http.openapi.parts import PARTS
-from chorus_http.openapi.table import EVENTS, JSON, LINES, OPERATIONS, REQUESTS, Kind, Told
+from chorus_http.openapi.table import EVENTS, FORM, JSON, LINES, OPERATIONS, REQUESTS, Kind, Told
 from chorus_http.rights import ANY_KEY, PUBLIC, right_of
 
 Schema: TypeAlias = dict[str, object]
@@ -81,7 +81,9 @@ def _operation(method: str, rule: str, told: Told) -> Schema:
     if parameters:
         shown["parameters"] = parameters
     if told.request:
-        content = {JSON: {"schema": _one_of(told.request)}}
+        content: Schema = {JSON: {"schema": _one_of(told.request)}}
+        if told.form is not None:
+            content[FORM] = {"schema": {"$ref": _REFS + told.form.__name__}}
         shown["requestBody"] = {"required": not told.body_optional, "content": content}
     return shown
 
@@ -132,6 +134,22 @@ def _components() -> dict[str, Schema]:
     for told in OPERATIONS.values():
         for kind in (*told.answer, told.refused):
             found |= dict(_schemas_of(kind, kind.__name__))
+        if told.form is not None:
+            found |= _form(told.form)
+    return found
+
+
+def _form(kind: Kind) -> dict[str, Schema]:
+    """The fields that are checked, and the files: any number, the name of their part does not matter."""
+    found = dict(_schemas_of(kind, kind.__name__))
+    own = found[kind.__name__]
+    own["additionalProperties"] = False
+    cast("dict[str, Schema]", own["properties"])["file"] = {
+        "type": "array",
+        "items": {"type": "string", "format": "binary"},
+        "minItems": 1,
+    }
+    own["required"] = ["file"]
     return found
 
 

@@ -147,6 +147,11 @@ PARTS: Mapping[str, Mapping[str, Schema]] = {
     "OllamaGenerateRequest": {**_OLLAMA, "images": _maybe(_list_of(_TEXT, maxItems=0))},
     "OllamaOptions": {"stop": _STOP},
     "DocumentRequest": {"metadata": _METADATA},
+    "ImportRequest": {
+        "messages": _list_of(
+            _object(["role", "content"], role={"enum": ["user", "assistant"]}, content=_TEXT), maxItems=5000
+        )
+    },
     "SearchRequest": {"filter": _FILTER},
     "AskRequest": {"filter": _FILTER},
     "ChatOption": {"filter": _FILTER},

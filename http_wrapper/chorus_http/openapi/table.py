@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from chorus_http.chats import bodies as chats
 from chorus_http.model_status import ModelStatus
 from chorus_http.openapi import answers
 from chorus_http.rag import bodies
@@ -30,9 +31,11 @@ from chorus_proto.dialects.chorus_fields import ChorusFields
 from chorus_proto.dialects.task_request import TaskRequest
 
 JSON = "application/json"
+FORM = "multipart/form-data"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 TEXT = "text/plain"
+MARKDOWN = "text/markdown"
 HTML = "text/html"
 NOTHING = ""
 """An answer without a body."""
@@ -67,6 +70,14 @@ REQUESTS: Mapping[str, Kind] = {
     "FolderRequest": bodies.FolderBody,
     "SearchRequest": bodies.SearchBody,
     "AskRequest": bodies.AskBody,
+    "SessionRequest": chats.NewSession,
+    "SessionChange": chats.SessionChange,
+    "TitleRequest": chats.TitleBody,
+    "NamingRequest": chats.NamingBody,
+    "HeadRequest": chats.HeadBody,
+    "AnswerRequest": chats.AnswerBody,
+    "MessageRequest": chats.MessageBody,
+    "ImportRequest": chats.ImportBody,
     "RegisterRequest": RegisterRequest,
     "UnregisterRequest": UnregisterRequest,
 }
@@ -81,6 +92,8 @@ class Told:
     tag: str
     request: tuple[str, ...] = ()
     """Names in `REQUESTS`, of which the body is one."""
+    form: Kind | None = None
+    """The fields of a form that may come instead, with files beside them."""
     body_optional: bool = False
     answer: tuple[Kind, ...] = ()
     status: int = 200
@@ -123,7 +136,39 @@ def _documents(
 ) -> Told:
     also = (NOTHING,) if status == 204 else (EVENTS,) if request == "AskRequest" else ()
     taken = (request,) if request else ()
-    return Told(summary=summary, tag="Documents", request=taken, answer=answer, status=status, also=also, errors=errors)
+    form = bodies.UploadForm if request == "DocumentRequest" else None
+    return Told(
+        summary=summary,
+        tag="Documents",
+        request=taken,
+        form=form,
+        answer=answer,
+        status=status,
+        also=also,
+        errors=errors,
+    )
+
+
+def _chat(
+    summary: str,
+    request: str | None = None,
+    *answer: Kind,
+    status: int = 200,
+    also: tuple[str, ...] = (),
+    query: tuple[tuple[str, str], ...] = (),
+    body_optional: bool = False,
+) -> Told:
+    return Told(
+        summary=summary,
+        tag="Chat sessions",
+        request=(request,) if request else (),
+        answer=answer,
+        status=status,
+        also=also,
+        query=query,
+        body_optional=body_optional,
+        errors=(409, 507),
+    )
 
 
 OPERATIONS: Mapping[str, Told] = {
@@ -211,6 +256,51 @@ OPERATIONS: Mapping[str, Told] = {
     "DELETE /rag/ingests/<ingest_id>": _documents("End an ingest", None, bodies.IngestReply),
     "POST /rag/search": _documents("Passages by words and meaning", "SearchRequest", bodies.SearchReply, errors=(409,)),
     "POST /rag/ask": _documents("An answer with citations", "AskRequest", bodies.AskReply, errors=(409,)),
+    "GET /chat/sessions": _chat(
+        "One's sessions, last changed first",
+        None,
+        chats.SessionsReply,
+        query=(("limit", "integer"), ("offset", "integer")),
+    ),
+    "POST /chat/sessions": _chat(
+        "Begin a session", "SessionRequest", chats.WholeSessionReply, status=201, body_optional=True
+    ),
+    "POST /chat/sessions/import": _chat(
+        "Take in an exported session", "ImportRequest", chats.WholeSessionReply, status=201
+    ),
+    "GET /chat/search": _chat(
+        "Find titles and messages by words", None, chats.FoundReply, query=(("q", "string"), ("limit", "integer"))
+    ),
+    "GET /chat/events": _chat("Which of one's sessions change, as they do", also=(EVENTS,)),
+    "GET /chat/sessions/<session_id>": _chat(
+        "A session and its messages", None, chats.RunningSessionReply, query=(("branches", "boolean"),)
+    ),
+    "PATCH /chat/sessions/<session_id>": _chat(
+        "Change title, model or system prompt", "SessionChange", chats.SessionReply, body_optional=True
+    ),
+    "DELETE /chat/sessions/<session_id>": _chat("Delete a session", None, chats.SessionDeleted),
+    "PUT /chat/sessions/<session_id>/title": _chat("Name a session", "TitleRequest", chats.SessionReply),
+    "POST /chat/sessions/<session_id>/title": _chat(
+        "Have a model name a session", "NamingRequest", chats.SessionReply, body_optional=True
+    ),
+    "PUT /chat/sessions/<session_id>/head": _chat(
+        "Show the branch of a message", "HeadRequest", chats.WholeSessionReply
+    ),
+    "POST /chat/sessions/<session_id>/messages": _chat(
+        "Say something", "MessageRequest", chats.SaidReply, also=(EVENTS,)
+    ),
+    "POST /chat/sessions/<session_id>/messages/<message_id>/regenerate": _chat(
+        "Answer anew, beside the answers that there are",
+        "AnswerRequest",
+        chats.SaidReply,
+        also=(EVENTS,),
+        body_optional=True,
+    ),
+    "POST /chat/sessions/<session_id>/stop": _chat("End the answer that is being made", None, chats.StoppedReply),
+    "GET /chat/sessions/<session_id>/events": _chat("What happens in a session, as it does", also=(EVENTS,)),
+    "GET /chat/sessions/<session_id>/export": _chat(
+        "The session as a document", None, chats.ExportReply, also=(MARKDOWN,), query=(("format", "string"),)
+    ),
     "POST /v1/messages": _anthropic("Messages", "MessagesRequest", answers.AnthropicMessage, also=(EVENTS,)),
     "POST /v1/messages/count_tokens": _anthropic("Count a prompt's tokens", "CountRequest", answers.AnthropicCount),
     "POST /api/chat": _ollama("Chat", "OllamaChatRequest", answers.OllamaChat, also=(LINES,)),

@@ -38,6 +38,18 @@ class NewText(msgspec.Struct):
     wait: bool | None = None
 
 
+class UploadForm(msgspec.Struct, omit_defaults=True):
+    """The fields of a form with files, all of them texts. `title` and `source` are for a form with one file."""
+
+    collection: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    title: str = ""
+    metadata: str = ""
+    """A JSON object."""
+    wait: str = "true"
+    """`false`, `0` or `no`: answer at once, with what is to be looked at later."""
+    source: str = ""
+
+
 class FolderBody(msgspec.Struct):
     """POST /rag/folders: a folder of the server's PC, below one of the setting `rag_folders`."""
 

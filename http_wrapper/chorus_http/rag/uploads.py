@@ -12,15 +12,14 @@ from typing import cast
 from quart import request
 from werkzeug.datastructures import MultiDict
 
-from chorus_http.rag.bodies import read_metadata
+from chorus_http.rag.bodies import UploadForm, read_metadata
 from chorus_http.rag.ingest import Submission
-from chorus_proto.dialects.strict_json import load_object
-from chorus_proto.errors import InvalidRequest, UnknownParameter
+from chorus_proto.dialects.fields import read_fields
+from chorus_proto.dialects.strict_json import JsonValue, load_object
+from chorus_proto.errors import InvalidRequest
 
 FILES_LIMIT = 1000
-_FIELDS = frozenset({"collection", "title", "metadata", "wait", "source"})
 _NAME_CHARACTERS = 512
-_COLLECTION_CHARACTERS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +36,15 @@ async def read_upload() -> Upload:
         files = [file for _, some in (await request.files).lists() for file in some]
     except ValueError as error:
         raise InvalidRequest(f"This is no multipart form: {error}.", param="Content-Type") from None
-    for name in form:
-        if name not in _FIELDS:
-            raise UnknownParameter(f"Unrecognized form field supplied: {name[:64]}.", param=name[:64])
+    fields = read_fields(dict[str, JsonValue](form), UploadForm, refused={})
     if not files:
         raise InvalidRequest("The form holds no file: send each as a part with a file name.", param="file")
     if len(files) > FILES_LIMIT:
         raise InvalidRequest(f"The form holds more than {FILES_LIMIT} files.", param="file")
-    for single in ("title", "source"):
-        if form.get(single) and len(files) > 1:
+    for single, value in (("title", fields.title), ("source", fields.source)):
+        if value and len(files) > 1:
             raise InvalidRequest(f"'{single}' is for one file; this form holds {len(files)}.", param=single)
-    collection = form.get("collection") or None
-    if collection is not None and len(collection) > _COLLECTION_CHARACTERS:
-        raise InvalidRequest(f"Invalid 'collection': longer than {_COLLECTION_CHARACTERS}.", param="collection")
-    metadata = read_metadata(load_object(form["metadata"].encode()) if form.get("metadata") else None)
+    metadata = read_metadata(load_object(fields.metadata.encode()) if fields.metadata else None)
     submissions: list[Submission] = []
     for file in files:
         name = _clean(file.filename or "")
@@ -58,14 +52,14 @@ async def read_upload() -> Upload:
             Submission(
                 raw=await asyncio.to_thread(file.read),
                 name=name.rpartition("/")[2],
-                title=_clean(form.get("title", "")),
+                title=_clean(fields.title),
                 media_type=(file.content_type or "").partition(";")[0].strip(),
-                source=_clean(form.get("source", "")) or name or None,
+                source=_clean(fields.source) or name or None,
                 metadata=metadata,
             )
         )
         file.close()
-    return Upload(submissions, collection, wait=form.get("wait", "true").lower() not in ("false", "0", "no"))
+    return Upload(submissions, fields.collection or None, wait=fields.wait.lower() not in ("false", "0", "no"))
 
 
 def _clean(name: str) -> str:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated
 
 import msgspec
 from quart import Blueprint, Response, request
 
 from chorus_http.body import json_body
 from chorus_http.chats.answering import Wish
+from chorus_http.chats.bodies import (
+    AnswerBody,
+    HeadBody,
+    MessageBody,
+    NamingBody,
+    NewSession,
+    SessionChange,
+    TitleBody,
+)
 from chorus_http.chats.conversations import Conversations
 from chorus_http.chats.events import ChatEvent, ChatEventKind, LastEvent
 from chorus_http.chats.export import (
@@ -31,60 +39,13 @@ from chorus_http.replies import encoded, json_reply
 from chorus_http.settings import HttpSettings
 from chorus_http.sse import GRACE_S, EventStream, Source, event_stream_response, named_event
 from chorus_proto.clock import Clock
-from chorus_proto.dialects.fields import ModelText, Temperature, Text, TokenLimit, TopP, Unchecked, read_fields
+from chorus_proto.dialects.fields import read_fields
 from chorus_proto.dialects.strict_json import JsonObject, load_object
 from chorus_proto.errors import DeadlineExceeded, InternalError, InvalidRequest, NotFound
 from chorus_proto.generation import Generation
 
 LISTED_AT_ONCE = 100
 MOST_LISTED = 1000
-
-_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-
-
-class _New(msgspec.Struct):
-    title: str | None = None
-    model: ModelText | None = None
-    system: str | None = None
-
-
-class _Change(msgspec.Struct):
-    """What is left out stays; a model of null leaves the choice open."""
-
-    title: str | msgspec.UnsetType = msgspec.UNSET
-    model: ModelText | msgspec.UnsetType | None = msgspec.UNSET
-    system: str | msgspec.UnsetType | None = msgspec.UNSET
-
-
-class _Title(msgspec.Struct):
-    title: str
-
-
-class _Head(msgspec.Struct):
-    message_id: _Id
-
-
-class _Making(msgspec.Struct, kw_only=True):
-    """How an answer is to be made."""
-
-    stream: bool | None = None
-    model: ModelText | None = None
-    max_tokens: TokenLimit | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    seed: int | None = None
-    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] | None = None
-    rag: Unchecked = None
-
-
-class _Message(_Making, kw_only=True):
-    content: Text
-    after: _Id | None = None
-    edits: _Id | None = None
-
-
-class _Naming(msgspec.Struct):
-    model: ModelText | None = None
 
 
 def chat_routes(chats: Conversations, settings: HttpSettings, metrics: HttpMetrics, clock: Clock) -> Blueprint:
@@ -96,7 +57,7 @@ def chat_routes(chats: Conversations, settings: HttpSettings, metrics: HttpMetri
         return json_reply({"sessions": [session_shown(one) for one in found]})
 
     async def create() -> Response:
-        fields = read_fields(await _body(), _New, refused={})
+        fields = read_fields(await _body(), NewSession, refused={})
         session = await chats.create(
             current_exchange().user,
             title=checked_title(fields.title) if fields.title else None,
@@ -111,7 +72,7 @@ def chat_routes(chats: Conversations, settings: HttpSettings, metrics: HttpMetri
         return json_reply({**shown, "running": chats.running(session)})
 
     async def change(session_id: str) -> Response:
-        fields = read_fields(await _body(), _Change, refused={})
+        fields = read_fields(await _body(), SessionChange, refused={})
         session = await chats.change(
             current_exchange().user,
             session_id,
@@ -122,11 +83,11 @@ def chat_routes(chats: Conversations, settings: HttpSettings, metrics: HttpMetri
         return json_reply(session_shown(session))
 
     async def rename(session_id: str) -> Response:
-        title = checked_title(read_fields(await _body(), _Title, refused={}).title)
+        title = checked_title(read_fields(await _body(), TitleBody, refused={}).title)
         return json_reply(session_shown(await chats.change(current_exchange().user, session_id, title=title)))
 
     async def name(session_id: str) -> Response:
-        fields = read_fields(await _body(), _Naming, refused={})
+        fields = read_fields(await _body(), NamingBody, refused={})
         exchange = current_exchange()
         wish = Wish(
             request_id=exchange.request_id,
@@ -138,7 +99,7 @@ def chat_routes(chats: Conversations, settings: HttpSettings, metrics: HttpMetri
         return json_reply(session_shown(await chats.name(exchange.user, session_id, wish)))
 
     async def show_branch(session_id: str) -> Response:
-        head = read_fields(await _body(), _Head, refused={}).message_id
+        head = read_fields(await _body(), HeadBody, refused={}).message_id
         user = current_exchange().user
         await chats.change(user, session_id, head=head)
         return json_reply(whole_shown(*await chats.store.whole(user, session_id), branches=False))
@@ -148,7 +109,7 @@ def chat_routes(chats: Conversations, settings: HttpSettings, metrics: HttpMetri
         return json_reply({"id": session_id, "deleted": True})
 
     async def say(session_id: str) -> Response:
-        fields = read_fields(await _body(), _Message, refused={})
+        fields = read_fields(await _body(), MessageBody, refused={})
         if fields.after is not None and fields.edits is not None:
             raise InvalidRequest("'after' and 'edits' name two places; send one of them.", param="edits")
         exchange = current_exchange()
@@ -158,7 +119,7 @@ def chat_routes(chats: Conversations, settings: HttpSettings, metrics: HttpMetri
         return await _answered(said, wish, exchange, stream=bool(fields.stream))
 
     async def again(session_id: str, message_id: str) -> Response:
-        fields = read_fields(await _body(), _Making, refused={})
+        fields = read_fields(await _body(), AnswerBody, refused={})
         exchange = current_exchange()
         wish = _wish(fields, exchange, settings)
         return await _answered(
@@ -257,7 +218,7 @@ def _flag(name: str) -> bool:
     return request.args.get(name, "").lower() in ("1", "true", "yes")
 
 
-def _wish(fields: _Making, exchange: Exchange, settings: HttpSettings) -> Wish:
+def _wish(fields: AnswerBody, exchange: Exchange, settings: HttpSettings) -> Wish:
     longest_s = settings.request_within_s
     return Wish(
         request_id=exchange.request_id,
