@@ -22,6 +22,7 @@ from chorus_http.gate import Gate
 from chorus_http.kept_responses import KeptResponses
 from chorus_http.metrics import HttpMetrics
 from chorus_http.model_control import ModelControl
+from chorus_http.response_store import ResponseStore
 from chorus_http.routes.anthropic import anthropic_routes
 from chorus_http.routes.backends import backend_routes
 from chorus_http.routes.chat import chat_routes
@@ -56,11 +57,12 @@ def create_app(
     documents: LibraryDoor | None = None,
     *,
     chats: ChatStore | None = None,
+    responses: ResponseStore | None = None,
 ) -> Quart:
     """An ASGI app that owns nothing beyond its requests; `listen.serving` puts it on a port.
 
-    `documents`: None where the packages of the extra `rag` are missing. `chats` is closed by who opened it; None: no
-    chat sessions here.
+    `documents`: None where the packages of the extra `rag` are missing. Who opened `chats` and `responses`
+    closes them; None: no chat sessions here, and responses are kept in memory.
     """
     app = Quart("chorus_http", static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.body_limit_bytes
@@ -87,7 +89,7 @@ def create_app(
         app.register_blueprint(rag.routes)
         chat_documents = rag.chat
     app.register_blueprint(openai_routes(caller, states, clock, chat_documents))
-    kept = KeptResponses(cluster)
+    kept = KeptResponses(cluster, responses)
     app.after_serving(kept.aclose)
     app.register_blueprint(responses_routes(caller, kept, settings, metrics, clock))
     app.register_blueprint(anthropic_routes(caller, chat_documents))

@@ -1,26 +1,32 @@
 """Answers of the Responses API that their callers may fetch later, or go on from; and those that run with nobody there.
 
-They are kept in this process's memory, the last used ones up to a limit: another process, or the next start, does not
-know them, and says so.
+While one runs it is in this process's memory, and then in the store (`response_store`). Without a store, the last used
+ones stay in memory, up to a limit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 
 import msgspec
 
+from chorus_http.response_store import ResponseStore
 from chorus_http.sse import GRACE_S, named_event
+from chorus_http.stored_responses import (
+    Ended,
+    StoredResponse,
+    Told,
+    conversation_of,
+    events_behind,
+    last_number,
+    must_be_background,
+)
 from chorus_proto.cluster import Call, CallFinished, CallOutput, Cluster
 from chorus_proto.dialects.responses_answer import Shell, last_response
-from chorus_proto.dialects.responses_input import read_items
-from chorus_proto.dialects.strict_json import load_object
 from chorus_proto.errors import (
     ClusterError,
     DeadlineExceeded,
@@ -37,20 +43,7 @@ MOST_BYTES = 128 << 20
 """Of all together."""
 MOST_RESPONSE_BYTES = 16 << 20
 
-_NUMBER = re.compile(rb'"sequence_number":(\d+)')
 _encode = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Some events of a stream."""
-
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Ended(Told):
-    """Nothing follows."""
 
 
 class KeptResponse:
@@ -109,7 +102,7 @@ class KeptResponse:
         told = self._shell.with_output([], status="failed")
         told["error"] = {"code": "server_error", "message": error.message}
         self._body = _encode(told)
-        number = _last_number(self._events) + 1
+        number = last_number(self._events) + 1
         event = {"type": "response.failed", "sequence_number": number, "response": msgspec.Raw(self._body)}
         self._events.append(named_event("response.failed", _encode(event)))
         self._over = True
@@ -117,8 +110,7 @@ class KeptResponse:
 
     async def cancel(self) -> bytes:
         """The response object after that; one that is over stays as it is. Raises InvalidRequest."""
-        if not self.background:
-            raise InvalidRequest("Only a response with 'background': true can be cancelled.", param="response_id")
+        must_be_background(self.background)
         if not self._over:
             self._body = _encode(self._shell.with_output([], status="cancelled"))
             self._over = True
@@ -137,22 +129,31 @@ class KeptResponse:
             else _encode(self._shell.with_output([], status="in_progress"))
         )
 
+    @property
+    def over(self) -> bool:
+        return self._over
+
+    def stored(self, response_id: str) -> StoredResponse:
+        """As it is now."""
+        return StoredResponse(
+            response_id=response_id,
+            user=self.user,
+            background=self.background,
+            turns=self._turns,
+            body=self.body,
+            events=b"".join(self._events) if self.background else b"",
+        )
+
     def conversation(self) -> tuple[Message, ...]:
-        """The turns up to and with this answer. Raises InvalidRequest while it runs or when it came to nothing."""
-        response = load_object(self.body)
-        if response["status"] not in ("completed", "incomplete"):
-            raise InvalidRequest(
-                f"The response of 'previous_response_id' is {response['status']}.", param="previous_response_id"
-            )
-        output = response["output"]
-        return (*self._turns, *(read_items(output, "output") if output else ()))
+        """See `conversation_of`."""
+        return conversation_of(self._turns, self.body)
 
     async def follow(self, *, after: int) -> AsyncGenerator[Told, None]:
         """Its events behind the one with this number, as they come."""
         place = 0
         while True:
             self._changed.clear()
-            payload = b"".join(_behind(chunk, after) for chunk in self._events[place:])
+            payload = b"".join(events_behind(chunk, after) for chunk in self._events[place:])
             place = len(self._events)
             if self._over:
                 yield Ended(payload)
@@ -168,34 +169,59 @@ class KeptResponse:
 class KeptResponses:
     """Owns the runs in the background; close it with `aclose`."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, store: ResponseStore | None) -> None:
         self._cluster = cluster
+        self._store = store
         self._kept: OrderedDict[str, KeptResponse] = OrderedDict()
 
     def add(self, response_id: str, kept: KeptResponse) -> None:
         self._kept[response_id] = kept
         self._make_room()
 
-    def find(self, response_id: str, user: str, *, param: str = "response_id") -> KeptResponse:
+    async def find(self, response_id: str, user: str, *, param: str = "response_id") -> KeptResponse | StoredResponse:
         """Raises NotFound; who asks for somebody else's hears the same as for one that never was."""
         kept = self._kept.get(response_id)
-        if kept is None or kept.user != user:
+        if kept is not None and kept.user == user:
+            self._kept.move_to_end(response_id)
+            return kept
+        stored = None if self._store is None else await self._store.find(response_id, user)
+        if stored is None:
             raise NotFound(f"The response '{response_id[:128]}' is not kept here, or no longer.", param=param)
-        self._kept.move_to_end(response_id)
-        return kept
+        return stored
 
     async def remove(self, response_id: str, user: str) -> None:
         """Raises NotFound."""
-        kept = self.find(response_id, user)
+        kept = await self.find(response_id, user)
         if kept.background:
             await kept.cancel()
         self._kept.pop(response_id, None)
+        if self._store is not None:
+            await self._store.delete(response_id, user)
 
-    def run(self, kept: KeptResponse, call: Call) -> None:
-        """Begin to answer with nobody waiting."""
-        kept.task = asyncio.create_task(self._run(kept, call), name=f"background:{call.request_id}")
+    async def settle(self, response_id: str, kept: KeptResponse) -> None:
+        """Its caller has been answered, or has left."""
+        kept.settle()
+        await self._save(response_id, kept)
 
-    async def _run(self, kept: KeptResponse, call: Call) -> None:
+    async def run(self, response_id: str, kept: KeptResponse, call: Call) -> None:
+        """Begin to answer with nobody waiting. Raises what `ResponseStore.save` raises, and then nothing runs."""
+        if self._store is not None:
+            await self._store.save(kept.stored(response_id), over=False)
+        self.add(response_id, kept)
+        kept.task = asyncio.create_task(self._run(response_id, kept, call), name=f"background:{call.request_id}")
+
+    async def _save(self, response_id: str, kept: KeptResponse) -> None:
+        """Hand it over to the store. One that cannot be written down stays in memory."""
+        if self._store is None or not kept.over or self._kept.get(response_id) is not kept:
+            return
+        try:
+            await self._store.save(kept.stored(response_id), over=True)
+        except ClusterError as error:
+            log.warning("response %s is kept in memory only: %s", response_id, error.message)
+        else:
+            self._kept.pop(response_id, None)
+
+    async def _run(self, response_id: str, kept: KeptResponse, call: Call) -> None:
         try:
             async with asyncio.timeout(call.within_s + GRACE_S), aclosing(self._cluster.submit(call)) as events:
                 async for event in events:
@@ -214,6 +240,7 @@ class KeptResponses:
             log.exception("request %s broke in the background", call.request_id)
             kept.fail(InternalError(f"Internal error. The log has the details under request {call.request_id}."))
         finally:
+            await self._save(response_id, kept)
             self._make_room()
 
     def _make_room(self) -> None:
@@ -230,14 +257,3 @@ class KeptResponses:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _behind(events: bytes, after: int) -> bytes:
-    if after < 0:
-        return events
-    kept = [one for one in events.split(b"\n\n") if (found := _NUMBER.search(one)) and int(found[1]) > after]
-    return b"".join(one + b"\n\n" for one in kept)
-
-
-def _last_number(events: list[bytes]) -> int:
-    return max((int(found) for chunk in events[-1:] for found in _NUMBER.findall(chunk)), default=-1)

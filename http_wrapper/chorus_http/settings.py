@@ -56,6 +56,12 @@ class HttpSettings:
         "how often open chats look for changes by other HTTP processes on the same state folder; 0: never",
         minimum=0,
     )
+    responses_age_s: float = setting(
+        30 * 86_400.0, "answers of /v1/responses are kept for so long; beyond a restart too", minimum=60
+    )
+    responses_bytes: int = setting(
+        256 * 1024**2, "room for kept answers of /v1/responses; the oldest go first", minimum=1024**2
+    )
     rag_database: str = setting(
         "", "postgresql:// address of a server with pgvector for documents; empty: a file in state_dir", secret=True
     )

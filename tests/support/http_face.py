@@ -14,6 +14,7 @@ from chorus_http.app import create_app
 from chorus_http.chats.store import ChatStore
 from chorus_http.listen import HttpServer, serving
 from chorus_http.rag.opening import LibraryDoor
+from chorus_http.response_store import ResponseStore
 from chorus_http.settings import HttpSettings
 from chorus_proto.clock import SystemClock
 from chorus_proto.cluster import Cluster
@@ -28,9 +29,11 @@ async def http_face(
     documents: LibraryDoor | None = None,
     *,
     chats: ChatStore | None = None,
+    responses: ResponseStore | None = None,
 ) -> AsyncGenerator[HttpServer, None]:
     chosen = settings or HttpSettings(http_port=0, drain_within_s=1.0)
-    async with serving(create_app(cluster, chosen, SystemClock(), documents, chats=chats), chosen) as server:
+    app = create_app(cluster, chosen, SystemClock(), documents, chats=chats, responses=responses)
+    async with serving(app, chosen) as server:
         yield server
 
 

@@ -20,6 +20,7 @@ from chorus_http.app import create_app
 from chorus_http.chats.store import ChatStore
 from chorus_http.grpc_cluster import GrpcCluster
 from chorus_http.listen import CannotListen, HttpServer, serving
+from chorus_http.response_store import ResponseStore
 from chorus_http.settings import HttpSettings
 from chorus_proto.clock import Clock, SystemClock
 from chorus_proto.cluster import Cluster
@@ -92,12 +93,34 @@ async def listening(cluster: Cluster, settings: HttpSettings, clock: Clock) -> A
     try:
         async with (
             kept_chats(settings) as chats,
+            kept_responses(settings, clock) as responses,
             documents_door(settings, cluster, clock) as documents,
-            serving(create_app(cluster, settings, clock, documents, chats=chats), settings) as server,
+            serving(
+                create_app(cluster, settings, clock, documents, chats=chats, responses=responses), settings
+            ) as server,
         ):
             yield server
     except CannotListen as error:
         raise SettingsError(str(error)) from None
+
+
+@asynccontextmanager
+async def kept_responses(settings: HttpSettings, clock: Clock) -> AsyncGenerator[ResponseStore]:
+    """The answers of /v1/responses in the state folder while the block runs. Raises SettingsError as `kept_chats`."""
+    path = state_folder(settings.state_dir) / "responses.sqlite"
+
+    def opened() -> ResponseStore:
+        most_bytes, most_age_s = settings.responses_bytes, settings.responses_age_s
+        return ResponseStore.open(path, clock, most_bytes=most_bytes, most_age_s=most_age_s)
+
+    try:
+        responses = await asyncio.to_thread(opened)
+    except ClusterError as error:
+        raise SettingsError(error.message) from None
+    try:
+        yield responses
+    finally:
+        await asyncio.to_thread(responses.close)
 
 
 @asynccontextmanager

@@ -11,11 +11,12 @@ from chorus_http.body import json_body
 from chorus_http.calls import Caller, call_of
 from chorus_http.exchange import Exchange, current_exchange
 from chorus_http.framing import TYPED_EVENTS
-from chorus_http.kept_responses import Ended, KeptResponse, KeptResponses, Told
+from chorus_http.kept_responses import KeptResponse, KeptResponses
 from chorus_http.metrics import HttpMetrics
 from chorus_http.replies import json_reply
 from chorus_http.settings import HttpSettings
 from chorus_http.sse import EventStream, Source, event_stream_response
+from chorus_http.stored_responses import Ended, StoredResponse, Told
 from chorus_proto.clock import Clock
 from chorus_proto.dialects.responses_answer import Shell
 from chorus_proto.dialects.responses_request import ResponsesRequest, estimate, parse_responses, with_instructions
@@ -31,7 +32,7 @@ def responses_routes(
 
     async def create() -> Response:
         exchange = current_exchange()
-        asked, turns = _with_history(parse_responses(await json_body()), kept, exchange.user)
+        asked, turns = await _with_history(parse_responses(await json_body()), kept, exchange.user)
         if not asked.store:
             return await caller.answer(asked.parsed, exchange)
         one = KeptResponse(
@@ -48,14 +49,13 @@ def responses_routes(
         response_id = f"resp_{exchange.request_id}"
         if asked.background:
             call = call_of(asked.parsed, exchange, longest_s=settings.request_within_s)
-            kept.run(one, replace(call, stream=True, priority=Priority.BATCH))
-            kept.add(response_id, one)
+            await kept.run(response_id, one, replace(call, stream=True, priority=Priority.BATCH))
             return await _followed(one, exchange) if asked.parsed.stream else _body(one.body)
         kept.add(response_id, one)
-        exchange.closing.callback(one.settle)
+        exchange.closing.push_async_callback(kept.settle, response_id, one)
         return await caller.answer(asked.parsed, exchange, heard=one.hear if asked.parsed.stream else one.hear_whole)
 
-    async def _followed(one: KeptResponse, exchange: Exchange, *, after: int = -1) -> Response:
+    async def _followed(one: KeptResponse | StoredResponse, exchange: Exchange, *, after: int = -1) -> Response:
         source = Source(one.follow(after=after), _payload, Ended, settings.request_within_s)
         stream = EventStream(source, exchange, settings, metrics, TYPED_EVENTS)
         await stream.open()
@@ -63,7 +63,7 @@ def responses_routes(
 
     async def show(response_id: str) -> Response:
         exchange = current_exchange()
-        one = kept.find(response_id, exchange.user)
+        one = await kept.find(response_id, exchange.user)
         if request.args.get("stream") not in ("true", "1"):
             return _body(one.body)
         if not one.background:
@@ -74,7 +74,7 @@ def responses_routes(
         return await _followed(one, exchange, after=int(after))
 
     async def cancel(response_id: str) -> Response:
-        return _body(await kept.find(response_id, current_exchange().user).cancel())
+        return _body(await (await kept.find(response_id, current_exchange().user)).cancel())
 
     async def delete(response_id: str) -> Response:
         await kept.remove(response_id, current_exchange().user)
@@ -87,14 +87,14 @@ def responses_routes(
     return routes
 
 
-def _with_history(
+async def _with_history(
     asked: ResponsesRequest, kept: KeptResponses, user: str
 ) -> tuple[ResponsesRequest, tuple[Message, ...]]:
     """The request with the turns of the response that it goes on from, and the whole conversation."""
     if asked.previous is None:
         return asked, asked.turns
-    before = kept.find(asked.previous, user, param="previous_response_id").conversation()
-    turns = (*before, *asked.turns)
+    before = await kept.find(asked.previous, user, param="previous_response_id")
+    turns = (*before.conversation(), *asked.turns)
     generation = msgspec.structs.replace(asked.parsed.generation, messages=with_instructions(turns, asked.instructions))
     parsed = replace(asked.parsed, generation=generation, prompt_tokens_estimate=estimate(generation))
     return replace(asked, parsed=parsed), turns
