@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+import msgspec
 from quart import Response
 
 from chorus_http.exchange import Exchange
@@ -115,6 +116,7 @@ class Caller:
         `keep_alive_s`: how long the model stays on its node after this without a use; 0 frees it. `heard`: is told the
         body, piece by piece where it is streamed.
         """
+        parsed = _for_key(parsed, exchange)
         call = call_of(parsed, exchange, longest_s=self._settings.request_within_s)
         parsed = parsed.once_called()
         answer = _Answer(parsed, exchange)
@@ -205,6 +207,15 @@ class Caller:
         if finished is None:
             raise InternalError("The answer ended without its closing event.")
         return b"".join(chunks), finished.usage
+
+
+def _for_key(parsed: ParsedRequest, exchange: Exchange) -> ParsedRequest:
+    """As the client that bears the key reads answers; only OpenAI's chat has more than one way."""
+    field = None if exchange.key is None else exchange.key.thought_field
+    if field is None or parsed.dialect is not Dialect.OPENAI_CHAT:
+        return parsed
+    first, *others = (msgspec.structs.replace(one, thought_field=field) for one in (parsed.generation, *parsed.others))
+    return replace(parsed, generation=first, others=tuple(others))
 
 
 def _told_too(render: Callable[[CallEvent], bytes], heard: Callable[[bytes], None]) -> Callable[[CallEvent], bytes]:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from chorus_proto import coordinator_pb2
 from chorus_proto.errors import InvalidRequest
+from chorus_proto.generation import ThoughtField
 from chorus_proto.keys import ApiKey, KeyId, NewKey, Scope
+
+
+def _thought_field(name: str) -> ThoughtField | None:
+    """None for one of a newer version, which then changes nothing here."""
+    return ThoughtField(name) if name in set(ThoughtField) else None
 
 
 def key_message(key: ApiKey) -> coordinator_pb2.ApiKey:
@@ -22,6 +28,7 @@ def key_message(key: ApiKey) -> coordinator_pb2.ApiKey:
         tokens_per_day=key.tokens_per_day,
         tokens_today=key.tokens_today,
         trusted=key.trusted,
+        thought_field=key.thought_field or "",
     )
 
 
@@ -42,6 +49,7 @@ def of_key(message: coordinator_pb2.ApiKey) -> ApiKey:
         tokens_per_day=message.tokens_per_day if message.HasField("tokens_per_day") else None,
         tokens_today=message.tokens_today,
         trusted=message.trusted,
+        thought_field=_thought_field(message.thought_field),
     )
 
 
@@ -57,6 +65,7 @@ def new_key_message(wish: NewKey) -> coordinator_pb2.CreateKeyRequest:
             parallel=wish.parallel,
             tokens_per_day=wish.tokens_per_day,
             trusted=wish.trusted,
+            thought_field=wish.thought_field or "",
         )
     except ValueError:
         raise InvalidRequest("a limit of a key is a number from 1 to 4294967295") from None
@@ -77,4 +86,5 @@ def of_new_key(message: coordinator_pb2.CreateKeyRequest) -> NewKey:
         parallel=message.parallel if message.HasField("parallel") else None,
         tokens_per_day=message.tokens_per_day if message.HasField("tokens_per_day") else None,
         trusted=message.trusted,
+        thought_field=_thought_field(message.thought_field),
     )

@@ -1908,6 +1908,7 @@ class ApiKey(_message.Message):
     TRUSTED_FIELD_NUMBER: _builtins.int
     PARALLEL_FIELD_NUMBER: _builtins.int
     TOKENS_TODAY_FIELD_NUMBER: _builtins.int
+    THOUGHT_FIELD_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     name: _builtins.str
     owner: _builtins.str
@@ -1924,6 +1925,8 @@ class ApiKey(_message.Message):
     parallel: _builtins.int
     """absent: the wrapper's default"""
     tokens_today: _builtins.int
+    thought_field: _builtins.str
+    """ThoughtField; "": none"""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Scope"""
@@ -1944,10 +1947,11 @@ class ApiKey(_message.Message):
         trusted: _builtins.bool = ...,
         parallel: _builtins.int | None = ...,
         tokens_today: _builtins.int = ...,
+        thought_field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_unix_s", b"_expires_unix_s", "_last_used_unix_s", b"_last_used_unix_s", "_parallel", b"_parallel", "_requests_per_minute", b"_requests_per_minute", "_revoked_unix_s", b"_revoked_unix_s", "_tokens_per_day", b"_tokens_per_day", "expires_unix_s", b"expires_unix_s", "last_used_unix_s", b"last_used_unix_s", "parallel", b"parallel", "requests_per_minute", b"requests_per_minute", "revoked_unix_s", b"revoked_unix_s", "tokens_per_day", b"tokens_per_day"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_unix_s", b"_expires_unix_s", "_last_used_unix_s", b"_last_used_unix_s", "_parallel", b"_parallel", "_requests_per_minute", b"_requests_per_minute", "_revoked_unix_s", b"_revoked_unix_s", "_tokens_per_day", b"_tokens_per_day", "created_unix_s", b"created_unix_s", "expires_unix_s", b"expires_unix_s", "key_id", b"key_id", "last_used_unix_s", b"last_used_unix_s", "name", b"name", "owner", b"owner", "parallel", b"parallel", "requests_per_minute", b"requests_per_minute", "revoked_unix_s", b"revoked_unix_s", "scopes", b"scopes", "tokens_per_day", b"tokens_per_day", "tokens_today", b"tokens_today", "trusted", b"trusted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_unix_s", b"_expires_unix_s", "_last_used_unix_s", b"_last_used_unix_s", "_parallel", b"_parallel", "_requests_per_minute", b"_requests_per_minute", "_revoked_unix_s", b"_revoked_unix_s", "_tokens_per_day", b"_tokens_per_day", "created_unix_s", b"created_unix_s", "expires_unix_s", b"expires_unix_s", "key_id", b"key_id", "last_used_unix_s", b"last_used_unix_s", "name", b"name", "owner", b"owner", "parallel", b"parallel", "requests_per_minute", b"requests_per_minute", "revoked_unix_s", b"revoked_unix_s", "scopes", b"scopes", "thought_field", b"thought_field", "tokens_per_day", b"tokens_per_day", "tokens_today", b"tokens_today", "trusted", b"trusted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expires_unix_s: _TypeAlias = _typing.Literal["expires_unix_s"]  # noqa: Y015
     _WhichOneofArgType__expires_unix_s: _TypeAlias = _typing.Literal["_expires_unix_s", b"_expires_unix_s"]  # noqa: Y015
@@ -1988,6 +1992,7 @@ class CreateKeyRequest(_message.Message):
     TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
     TRUSTED_FIELD_NUMBER: _builtins.int
     PARALLEL_FIELD_NUMBER: _builtins.int
+    THOUGHT_FIELD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     owner: _builtins.str
     """"": the name"""
@@ -1996,6 +2001,8 @@ class CreateKeyRequest(_message.Message):
     tokens_per_day: _builtins.int
     trusted: _builtins.bool
     parallel: _builtins.int
+    thought_field: _builtins.str
+    """ThoughtField; "": none"""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -2009,10 +2016,11 @@ class CreateKeyRequest(_message.Message):
         tokens_per_day: _builtins.int | None = ...,
         trusted: _builtins.bool = ...,
         parallel: _builtins.int | None = ...,
+        thought_field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "_parallel", b"_parallel", "_requests_per_minute", b"_requests_per_minute", "_tokens_per_day", b"_tokens_per_day", "expires_in_s", b"expires_in_s", "parallel", b"parallel", "requests_per_minute", b"requests_per_minute", "tokens_per_day", b"tokens_per_day"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "_parallel", b"_parallel", "_requests_per_minute", b"_requests_per_minute", "_tokens_per_day", b"_tokens_per_day", "expires_in_s", b"expires_in_s", "name", b"name", "owner", b"owner", "parallel", b"parallel", "requests_per_minute", b"requests_per_minute", "scopes", b"scopes", "tokens_per_day", b"tokens_per_day", "trusted", b"trusted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "_parallel", b"_parallel", "_requests_per_minute", b"_requests_per_minute", "_tokens_per_day", b"_tokens_per_day", "expires_in_s", b"expires_in_s", "name", b"name", "owner", b"owner", "parallel", b"parallel", "requests_per_minute", b"requests_per_minute", "scopes", b"scopes", "thought_field", b"thought_field", "tokens_per_day", b"tokens_per_day", "trusted", b"trusted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expires_in_s: _TypeAlias = _typing.Literal["expires_in_s"]  # noqa: Y015
     _WhichOneofArgType__expires_in_s: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s"]  # noqa: Y015

@@ -29,6 +29,18 @@ class Effort(StrEnum):
     HIGH = "high"
 
 
+class ThoughtField(StrEnum):
+    """Under which name an answer of OpenAI's chat shows a thought. Clients read one or the other; some show both."""
+
+    BOTH = "both"
+    REASONING_CONTENT = "reasoning_content"
+    """llama.cpp's and vLLM's."""
+    REASONING = "reasoning"
+    """Ollama's and OpenRouter's."""
+    NONE = "none"
+    """Thoughts are not shown."""
+
+
 class VectorForm(StrEnum):
     """How a vector is written down: as JSON numbers, or as the base64 of 32-bit floats, least byte first."""
 
@@ -90,6 +102,7 @@ class Generation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Tell thoughts from the answer; False gives the text as the model wrote it."""
     include_channels: tuple[Channel, ...] | None = None
     """The channels to show under keys of their own; None: nobody asked for them by name."""
+    thought_field: ThoughtField = ThoughtField.BOTH
     reasoning_effort: Effort | None = None
     tools: str | None = None
     """OpenAI's `tools` array as JSON text, already checked."""

@@ -17,6 +17,7 @@ from typing import NewType
 import msgspec
 
 from chorus_proto.exposure import is_loopback
+from chorus_proto.generation import ThoughtField
 
 KeyId = NewType("KeyId", str)
 
@@ -60,6 +61,8 @@ class ApiKey:
     """Read and written since 0:00 UTC, as far as the coordinator has heard."""
     trusted: bool = False
     """Its bearer is a front of ours, as Open WebUI is, and may say on whose behalf it asks."""
+    thought_field: ThoughtField | None = None
+    """How its bearer's client reads thoughts in OpenAI's chat; None: as the request has it."""
 
     def may(self, allowed: frozenset[Scope]) -> bool:
         """True when one of its scopes is among `allowed`."""
@@ -83,6 +86,7 @@ class NewKey:
     parallel: int | None = None
     tokens_per_day: int | None = None
     trusted: bool = False
+    thought_field: ThoughtField | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,6 +172,7 @@ class Keys:
             parallel=wish.parallel,
             tokens_per_day=wish.tokens_per_day,
             trusted=wish.trusted,
+            thought_field=wish.thought_field,
         )
         return SavedKey(key=key, digest=claim.digest), text
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
+from chorus_proto.cluster import Call
 from chorus_proto.errors import (
     ClusterError,
     ContextLengthExceeded,
@@ -17,7 +19,8 @@ from chorus_proto.errors import (
     NodeLost,
     QueueFull,
 )
-from chorus_proto.generation import Delta, Generation
+from chorus_proto.generation import Channel, Delta, Done, Generation, Piece, ThoughtField
+from chorus_proto.keys import Scope
 from tests.support.fake_cluster import MODEL, FakeCluster, failing
 from tests.support.http_face import http_face
 
@@ -159,3 +162,43 @@ def test_a_failure_after_the_first_token_ends_the_stream_with_an_error_the_clien
 
     with_client(FakeCluster(failing(NodeLost("the PC went away"), after=(Delta("The "),))), use)
     assert [chunk.choices[0].delta.content for chunk in seen] == ["The "]
+
+
+@pytest.mark.parametrize(
+    ("field", "shown"),
+    [
+        (None, {"reasoning_content", "reasoning"}),
+        (ThoughtField.BOTH, {"reasoning_content", "reasoning"}),
+        (ThoughtField.REASONING, {"reasoning"}),
+        (ThoughtField.REASONING_CONTENT, {"reasoning_content"}),
+        (ThoughtField.NONE, set[str]()),
+    ],
+)
+def test_a_key_says_where_its_client_reads_thoughts(field: ThoughtField | None, shown: set[str]) -> None:
+    """Trap 6."""
+
+    async def thinker(_call: Call) -> AsyncGenerator[Piece, None]:
+        yield Delta("France, so Paris.", channel=Channel.ANALYSIS)
+        yield Delta("Paris")
+        yield Done(finish_reason="stop", completion_tokens=3)
+
+    cluster = FakeCluster(thinker)
+    text = cluster.add_key("ann", Scope.INFER)
+    ((claim, key),) = cluster.keys.items()
+    cluster.keys[claim] = replace(key, thought_field=field)
+
+    async def run() -> None:
+        async with (
+            http_face(cluster) as server,
+            openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=text, max_retries=0, timeout=10) as client,
+        ):
+            whole = await client.chat.completions.create(model=MODEL, messages=HI)
+            message = whole.choices[0].message
+            assert (message.content, set(message.model_extra or ())) == ("Paris", shown)
+            told: dict[str, str] = {}
+            async for chunk in await client.chat.completions.create(model=MODEL, messages=HI, stream=True):
+                for name, value in (chunk.choices[0].delta.model_extra or {}).items():
+                    told[name] = told.get(name, "") + value
+            assert told == dict.fromkeys(shown, "France, so Paris.")
+
+    asyncio.run(run())

@@ -8,6 +8,7 @@ from chorus_proto.backends import Backend, BackendHealth, BackendState, NewBacke
 from chorus_proto.convert_backends import backend_message, new_backend_message, of_backend, of_new_backend
 from chorus_proto.convert_keys import key_message, new_key_message, of_key, of_new_key
 from chorus_proto.errors import InvalidRequest
+from chorus_proto.generation import ThoughtField
 from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.keys import ApiKey, KeyId, NewKey, Scope
 
@@ -25,6 +26,7 @@ KEY = ApiKey(
     tokens_per_day=7,
     tokens_today=8,
     trusted=True,
+    thought_field=ThoughtField.REASONING,
 )
 WISH = NewKey(
     name="ann",
@@ -35,6 +37,7 @@ WISH = NewKey(
     parallel=6,
     tokens_per_day=7,
     trusted=True,
+    thought_field=ThoughtField.NONE,
 )
 BACKEND = Backend(
     node_id=NodeId("n1"),

@@ -15,6 +15,7 @@ from chorus_cli.remote import GIVEN, asked
 from chorus_cli.settings import CliSettings
 from chorus_cli.tables import print_table
 from chorus_proto.clock import SystemClock
+from chorus_proto.generation import ThoughtField
 from chorus_proto.keys import ApiKey, NewKey, Scope
 from chorus_proto.logs import escaped
 
@@ -42,6 +43,11 @@ def command() -> None:
 @click.option("--parallel", type=int, help="Requests at once, instead of the HTTP address's setting.")
 @click.option("--tokens-per-day", type=int, help="Most tokens, read and written. [default: no limit]")
 @click.option("--trusted", is_flag=True, help="Its bearer, such as Open WebUI, may say for which user it asks.")
+@click.option(
+    "--thought-field",
+    type=click.Choice(list(ThoughtField)),
+    help="Where its bearer's client looks for thoughts in OpenAI's chat. [default: both]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print all facts and the key, as JSON.")
 @settings_options(CliSettings, only=GIVEN)
 def create(
@@ -53,6 +59,7 @@ def create(
     parallel: int | None,
     tokens_per_day: int | None,
     trusted: bool,
+    thought_field: ThoughtField | None,
     as_json: bool,
     config: Path | None,
     **flags: object,
@@ -67,6 +74,7 @@ def create(
         parallel=parallel,
         tokens_per_day=tokens_per_day,
         trusted=trusted,
+        thought_field=thought_field,
     )
     made = asked(lambda cluster, _settings: cluster.create_key(wish), config=config, flags=flags)
     if as_json:

@@ -15,7 +15,7 @@ import msgspec
 import chorus_proto
 from chorus_proto.dialects.calls_made import CallsMade
 from chorus_proto.dialects.openai_logprobs import as_completion, joined
-from chorus_proto.generation import Channel, Delta, Done, Generation, ToolCallPart
+from chorus_proto.generation import Channel, Delta, Done, Generation, ThoughtField, ToolCallPart
 from chorus_proto.ids import ModelName, RequestId
 from chorus_proto.values import Timings
 
@@ -23,6 +23,12 @@ SYSTEM_FINGERPRINT = f"chorus-{chorus_proto.__version__}"
 STREAM_END = b"data: [DONE]\n\n"
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+_THOUGHT_NAMES = {
+    ThoughtField.BOTH: ("reasoning_content", "reasoning"),
+    ThoughtField.REASONING_CONTENT: ("reasoning_content",),
+    ThoughtField.REASONING: ("reasoning",),
+    ThoughtField.NONE: (),
+}
 _LOGPROBS_NULL = b"null"
 _ROLE = b'"role":"assistant",'
 # Legal inside JSON, but line ends to clients that split a stream with str.splitlines.
@@ -127,15 +133,16 @@ class Stream:
 
     def _thought(self, delta: Delta) -> bytes:
         wanted = self._asked.include_channels
-        if wanted is not None and delta.channel not in wanted:
+        names = _THOUGHT_NAMES[self._asked.thought_field]
+        if not names or (wanted is not None and delta.channel not in wanted):
             return b""
         text = json_string(delta.text)
         named = b"" if wanted is None else b',"channel":' + _encode(delta.channel)
         logprobs = _LOGPROBS_NULL if delta.logprobs is None else self._shown(delta.logprobs)
-        return b'%b"reasoning_content":%b,"reasoning":%b%b},"logprobs":%b,"finish_reason":null}]}\n\n' % (
+        shown = b",".join([b'"%b":%b' % (name.encode(), text) for name in names])
+        return b'%b%b%b},"logprobs":%b,"finish_reason":null}]}\n\n' % (
             self._opened(),
-            text,
-            text,
+            shown,
             named,
             logprobs,
         )
@@ -215,7 +222,7 @@ class Whole:
             if channel is not Channel.FINAL and (wanted is None or channel in wanted)
         )
         if thoughts:
-            message |= {"reasoning_content": thoughts, "reasoning": thoughts}
+            message |= dict.fromkeys(_THOUGHT_NAMES[self._asked.thought_field], thoughts)
         if calls:
             message["tool_calls"] = calls
         if wanted is not None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from chorus_proto.generation import ThoughtField
 from chorus_proto.keys import ApiKey, KeyId, Scope
 from chorus_proto.sqlite.writer import Writer
 
 _COLUMNS = (
     *("key_id", "digest", "name", "owner", "scopes", "created_unix_s", "expires_unix_s", "last_used_unix_s"),
     *("revoked_unix_s", "requests_per_minute", "parallel", "tokens_per_day", "trusted"),
+    "thought_field",
 )
 _SPENT = ("spent_day", "spent_tokens")
 
@@ -40,6 +42,7 @@ class KeyTable:
             *(key.key_id, saved.digest, key.name, key.owner, msgspec.json.encode(key.scopes).decode()),
             *(key.created_unix_s, key.expires_unix_s, key.last_used_unix_s, key.revoked_unix_s),
             *(key.requests_per_minute, key.parallel, key.tokens_per_day, int(key.trusted)),
+            key.thought_field,
         )
         places = ", ".join("?" * len(_COLUMNS))
         statement = f"INSERT INTO api_key ({', '.join(_COLUMNS)}) VALUES ({places})"
@@ -84,5 +87,7 @@ def _saved(row: dict[str, object]) -> SavedKey:
     known = {scope.value for scope in Scope}
     # A scope that a newer version gave allows nothing here.
     scopes = [scope for scope in msgspec.json.decode(str(row["scopes"]), type=list[str]) if scope in known]
-    key = msgspec.convert(row | {"scopes": scopes, "trusted": bool(row["trusted"])}, ApiKey)
+    shown = row["thought_field"] if row["thought_field"] in set(ThoughtField) else None
+    told = {"scopes": scopes, "trusted": bool(row["trusted"]), "thought_field": shown}
+    key = msgspec.convert(row | told, ApiKey)
     return SavedKey(key=key, digest=digest, spent=(day, tokens))

@@ -92,6 +92,7 @@ MIGRATIONS: tuple[Sequence[str], ...] = (
         ) WITHOUT ROWID""",
         "CREATE TABLE model_alias (name TEXT PRIMARY KEY, model TEXT NOT NULL) WITHOUT ROWID",
     ),
+    ("ALTER TABLE api_key ADD COLUMN thought_field TEXT",),
 )
 
 
