@@ -64,6 +64,10 @@ _EFFORTS = {
 """OpenAI's words; models know three, and that they are not to think."""
 
 
+_VERBOSITIES = {"low": "Answer briefly.", "medium": "", "high": "Answer at length and in detail."}
+"""OpenAI's models are trained on these words; to others they are said."""
+
+
 class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -98,6 +102,7 @@ class _Chat(_Sampling, kw_only=True):
     tool_choice: Unchecked = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
+    verbosity: str | None = None
     # Seed 004's.
     reasoning: str | None = None
     separate_thinking: bool | None = None
@@ -112,7 +117,6 @@ class _Chat(_Sampling, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
-    verbosity: str | None = None
 
 
 class _Completion(_Sampling, kw_only=True):
@@ -129,7 +133,8 @@ def parse_chat(raw: bytes) -> ParsedRequest:
     """
     fields = read_fields(load_object(raw, int64_names=("seed",)), _Chat, refused=_REFUSED_CHAT)
     refuse_documents(fields.rag)
-    messages = instructed(read_messages(fields.messages), fields.developer_instructions)
+    wishes = (fields.developer_instructions, verbosity_words(fields.verbosity, "verbosity"))
+    messages = instructed(read_messages(fields.messages), "\n\n".join(filter(None, wishes)))
     if fields.max_tokens and fields.max_completion_tokens and fields.max_tokens != fields.max_completion_tokens:
         raise InvalidRequest(
             "'max_tokens' and 'max_completion_tokens' differ; send one of them.", param="max_completion_tokens"
@@ -274,6 +279,15 @@ def read_effort(word: str | None, at: str) -> Effort | None:
     if word not in _EFFORTS:
         raise InvalidRequest(f"Invalid '{at}': expected one of {', '.join(_EFFORTS)}.", param=at)
     return _EFFORTS[word]
+
+
+def verbosity_words(word: str | None, at: str) -> str:
+    """What is said to the model; "" asks for nothing. Raises InvalidRequest for another word, which names `at`."""
+    if word is None:
+        return ""
+    if word not in _VERBOSITIES:
+        raise InvalidRequest(f"Invalid '{at}': expected one of {', '.join(_VERBOSITIES)}.", param=at)
+    return _VERBOSITIES[word]
 
 
 def _prompts(value: JsonValue) -> list[str]:

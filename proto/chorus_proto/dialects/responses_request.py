@@ -22,7 +22,7 @@ from chorus_proto.dialects.fields import (
     as_object,
     read_fields,
 )
-from chorus_proto.dialects.openai_request import read_effort
+from chorus_proto.dialects.openai_request import read_effort, verbosity_words
 from chorus_proto.dialects.openai_tools import read_tools
 from chorus_proto.dialects.parsed import ParsedRequest, check_model_name, text_bytes, tokens_estimate
 from chorus_proto.dialects.response_format import read_response_format
@@ -139,9 +139,11 @@ def parse_responses(raw: bytes) -> ResponsesRequest:
     ours = read_chorus_fields(fields.x_chorus)
     reasoning = read_fields(_object(fields.reasoning, "reasoning"), _Reasoning, refused={}, at="reasoning")
     text = read_fields(_object(fields.text, "text"), _Text, refused={}, at="text")
+    wishes = (fields.instructions, verbosity_words(text.verbosity, "text.verbosity"))
+    instructions = "\n\n".join(filter(None, wishes)) or None
     tools = read_tools(_tools(fields.tools), _choice(fields.tool_choice))
     generation = Generation(
-        messages=with_instructions(turns, fields.instructions),
+        messages=with_instructions(turns, instructions),
         max_tokens=fields.max_output_tokens,
         temperature=fields.temperature,
         top_p=fields.top_p,
@@ -172,7 +174,7 @@ def parse_responses(raw: bytes) -> ResponsesRequest:
     return ResponsesRequest(
         parsed=parsed,
         turns=turns,
-        instructions=fields.instructions,
+        instructions=instructions,
         previous=fields.previous_response_id,
         store=fields.store is not False,
         background=background,
