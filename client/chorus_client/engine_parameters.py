@@ -76,6 +76,7 @@ ALLOWED: Mapping[str, Parameter] = {
     "cache-ram": _whole(0, 1 << 20, bundled=True),
     "flash-attn": _choice("on", "off", "auto", bundled=True),
     "embedding": _flag(bundled=True),
+    "reranking": _flag(bundled=True),
     "reasoning-format": _choice("none", "auto", "deepseek", bundled=True),
     "jinja": _flag(bundled=True, off="no-jinja"),
     "temp": _number(0, 100, bundled=True),

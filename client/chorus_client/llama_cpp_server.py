@@ -32,6 +32,7 @@ _SHORT = {
     "batch-size": ("-b",),
     "ubatch-size": ("-ub",),
     "embedding": ("--embeddings",),
+    "reranking": ("--rerank",),
     "n-gpu-layers": ("-ngl", "--gpu-layers"),
     "cache-ram": ("-cram",),
     "cache-type-k": ("-ctk",),
@@ -46,6 +47,7 @@ _DEFAULTS: dict[str, RawParameter] = {
     "threads": 1,
     "cache-ram": 0,
     "embedding": False,
+    "reranking": False,
     "jinja": True,
     "reasoning-format": "none",
 }
@@ -219,6 +221,9 @@ def _parameters(options: argparse.Namespace) -> object:
         mapped = "MMAP_MLOCK" if "mlock" in given else "MMAP"
         mode = ("MLOCK" if "mlock" in given else "NONE") if "no-mmap" in given else mapped
         wanted.load_mode = getattr(xllamacpp.llama_load_mode, f"LLAMA_LOAD_MODE_{mode}")
+    if given["reranking"]:
+        wanted.embedding = True
+        wanted.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     wanted.endpoint_metrics = options.metrics
     wanted.endpoint_slots = options.slots
     wanted.endpoint_props = False

@@ -26,6 +26,9 @@ _FULL_LAYER_EVERY = {
 A window in an architecture that is not here is not believed: memory is then over-estimated, never under-estimated.
 """
 
+_POOLING_RANK = 4
+"""`LLAMA_POOLING_TYPE_RANK` of llama.h."""
+
 _LIMIT = 1 << 40
 """No count in a shape is larger."""
 
@@ -35,6 +38,11 @@ def is_embedding(header: GgufHeader) -> bool:
     architecture = _architecture(header)
     pooling = header.metadata.get(f"{architecture}.pooling_type", 0)
     return architecture in _ENCODERS or (type(pooling) is int and pooling > 0)
+
+
+def is_reranker(header: GgufHeader) -> bool:
+    """Whether the model reads a query and a document together, and tells how well they fit."""
+    return header.metadata.get(f"{_architecture(header)}.pooling_type") == _POOLING_RANK
 
 
 def shape_of(header: GgufHeader) -> ModelShape:

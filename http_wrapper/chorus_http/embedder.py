@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from chorus_http.calls import call_of
 from chorus_http.exchange import Exchange
+from chorus_http.nearness import nearness
 from chorus_http.routed import started_headers
 from chorus_http.settings import HttpSettings
 from chorus_http.sse import GRACE_S
@@ -30,11 +31,16 @@ PART_TEXTS = 16
 LEAST_TEXTS = 2
 PART_BYTES = 32 * 1024
 MOST_AT_ONCE = 64
+NO_VECTOR = b"null"
+"""What a model that ranks writes for the query."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedded:
-    """`vectors` are JSON values in the form that was asked for; `headers` say who made the first of them."""
+    """`vectors` are JSON values in the form that was asked for; of a ranking, a number for each document.
+
+    `headers` say who made the first of them.
+    """
 
     model: ModelName
     node_id: NodeId
@@ -42,6 +48,8 @@ class Embedded:
     prompt_tokens: int
     waited_s: float
     """For a loaded model and a place in it, before the first part."""
+    by_reranker: bool
+    """The model read query and document together; else their vectors were compared."""
     headers: dict[str, str]
 
 
@@ -50,6 +58,7 @@ class _Made:
     vectors: list[bytes]
     prompt_tokens: int
     started: CallStarted
+    by_reranker: bool
 
 
 class Embedder:
@@ -74,12 +83,13 @@ class Embedder:
             vectors=tuple(vector for part in made for vector in part.vectors),
             prompt_tokens=sum(part.prompt_tokens for part in made),
             waited_s=made[0].started.queued_s,
+            by_reranker=made[0].by_reranker,
             headers=started_headers(made[0].started),
         )
 
     async def _all(self, work: EmbeddingWork, exchange: Exchange, within_s: float) -> list[_Made]:
         part = _part(work.inputs, 0, PART_TEXTS)
-        first = await self._one(_call(work, part, 0, exchange, within_s))
+        first = await self._one(_call(work, part, 0, exchange, within_s), ranks=work.query is not None)
         if len(part) == len(work.inputs):
             return [first]
         state = await self._states.state()
@@ -92,7 +102,7 @@ class Embedder:
 
         async def worker() -> None:
             for number, call in rest:
-                made[number] = await self._one(call)
+                made[number] = await self._one(call, ranks=work.query is not None)
 
         tasks = [
             asyncio.create_task(worker(), name=f"embed:{exchange.request_id}") for _ in range(min(width, len(calls)))
@@ -105,7 +115,7 @@ class Embedder:
             await asyncio.gather(*tasks, return_exceptions=True)
         return [made[number] for number in range(len(calls) + 1)]
 
-    async def _one(self, call: Call) -> _Made:
+    async def _one(self, call: Call, *, ranks: bool) -> _Made:
         chunks: list[bytes] = []
         started: CallStarted | None = None
         finished: CallFinished | None = None
@@ -123,7 +133,11 @@ class Embedder:
                         pass
         if started is None or finished is None:
             raise InternalError("The answer ended without its closing event.")
-        return _Made(b"".join(chunks).splitlines(), finished.usage.prompt_tokens, started)
+        lines = b"".join(chunks).splitlines()
+        by_reranker = ranks and lines[:1] == [NO_VECTOR]
+        if ranks:
+            lines = lines[1:] if by_reranker else nearness(lines)
+        return _Made(lines, finished.usage.prompt_tokens, started, by_reranker)
 
 
 def _parts(texts: Sequence[str], place: int, width: int) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -149,12 +163,19 @@ def _part(texts: Sequence[str], place: int, most: int) -> tuple[str, ...]:
 
 
 def _call(work: EmbeddingWork, part: tuple[str, ...], number: int, exchange: Exchange, longest_s: float) -> Call:
+    texts = part if work.query is None else (work.query, *part)
     parsed = ParsedRequest(
         dialect=Dialect.EMBEDDINGS,
         model=work.model,
         stream=False,
-        generation=Generation(inputs=part, vectors=work.form, dimensions=work.dimensions, cuts_inputs=work.cuts_inputs),
-        prompt_tokens_estimate=tokens_estimate(sum(map(text_bytes, part))),
+        generation=Generation(
+            inputs=texts,
+            ranks=work.query is not None,
+            vectors=work.form,
+            dimensions=work.dimensions,
+            cuts_inputs=work.cuts_inputs,
+        ),
+        prompt_tokens_estimate=tokens_estimate(sum(map(text_bytes, texts))),
         affinity=work.affinity,
         max_tokens=1,
         node=work.node,

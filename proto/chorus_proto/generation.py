@@ -119,6 +119,9 @@ class Generation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     repeat_penalty: float | None = None
     repeat_last_n: int | None = None
     inputs: tuple[str, ...] | None = None
+    ranks: bool = False
+    """`inputs` are a query and documents. A model that ranks answers with `null` and a number for each document, others
+    with vectors, to be compared."""
     vectors: VectorForm = VectorForm.FLOATS
     dimensions: int | None = None
     """Numbers in each vector; None: as many as the model makes."""

@@ -17,12 +17,14 @@ from chorus_client.engines.base import LoadOptions
 from chorus_client.engines.embedding import vectors_of
 from chorus_client.engines.llama_server import LlamaServerEngine
 from chorus_client.engines.ollama import OllamaEngine
+from chorus_client.engines.ranking import ranks_of
 from chorus_client.engines.served_process import ServedModel
 from chorus_proto.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, UnsupportedParameter
 from chorus_proto.generation import Delta, Done, Generation, VectorForm
 from tests.client.engine_contract import answered, silent
 from tests.support.engines import TINY_PATH, OneFile
 from tests.support.ollama_stand_in import OllamaStandIn
+from tests.support.retold_gguf import retold
 
 MINILM = Path(chorus_client.__path__[0], "models", "all-minilm-l6-v2-q8_0.gguf")
 TEXTS = ("A cat sits on the mat.", "The kitten rests on a rug.", "Interest rates rose again.")
@@ -123,6 +125,48 @@ def test_what_the_server_sends_becomes_what_the_caller_wants(sent: bytes, form: 
 def test_an_answer_that_is_none_is_the_engines_failure(body: bytes) -> None:
     with pytest.raises(EngineFailed):
         vectors_of(body, Generation(inputs=("a",)))
+
+
+def test_a_model_that_ranks_reads_query_and_document_together_and_makes_no_vectors(tmp_path: Path) -> None:
+    # Nobody taught it to rank: its scores mean nothing, but they are computed and told apart.
+    ranker = retold(MINILM, tmp_path / "ranker.gguf", {"bert.pooling_type": 4})
+
+    async def check() -> None:
+        model = await loaded(ranker, embedding=True)
+        try:
+            text, done = await answered(model, Generation(inputs=(TEXTS[1], TEXTS[2], TEXTS[0]), ranks=True))
+            query, *scores = (msgspec.json.decode(line) for line in text.splitlines())
+            assert query is None
+            assert len(scores) == 2
+            assert scores[0] != scores[1]
+            assert done.prompt_tokens > 15
+            with pytest.raises(InvalidRequest, match="makes no embeddings") as caught:
+                await answered(model, Generation(inputs=TEXTS))
+            assert caught.value.param == "model"
+            with pytest.raises(ContextLengthExceeded):
+                await answered(model, Generation(inputs=("cat", "word " * 600), ranks=True))
+        finally:
+            await model.unload()
+
+    asyncio.run(check())
+
+
+def test_a_model_that_makes_vectors_makes_them_for_a_ranking_too() -> None:
+    async def check() -> None:
+        model = await loaded(MINILM, embedding=True)
+        try:
+            text, _ = await answered(model, Generation(inputs=TEXTS, ranks=True))
+            assert [len(msgspec.json.decode(line, type=list[float])) for line in text.splitlines()] == [384] * 3
+        finally:
+            await model.unload()
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"results":[]}', b'{"results":[{"index":1,"relevance_score":0.5}]}'])
+def test_a_ranking_that_is_none_is_the_engines_failure(body: bytes) -> None:
+    with pytest.raises(EngineFailed, match="rank"):
+        ranks_of(body, Generation(inputs=("query", "document"), ranks=True))
 
 
 def _product(left: list[float], right: list[float]) -> float:

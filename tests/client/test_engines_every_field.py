@@ -100,7 +100,7 @@ SHOWN: dict[str, tuple[Dialect, Generation, Generation]] = {
     "answer_id": (Dialect.OPENAI_CHAT, CHAT, changed(CHAT, answer_id="other")),
     "answer_head": (Dialect.OPENAI_RESPONSES, CHAT, changed(CHAT, answer_head='{"user":"ann"}')),
 }
-EMBEDDING = frozenset({"inputs", "vectors", "dimensions", "cuts_inputs"})
+EMBEDDING = frozenset({"inputs", "vectors", "dimensions", "cuts_inputs", "ranks"})
 """No text is generated; test_engines_embedding.py has them."""
 
 

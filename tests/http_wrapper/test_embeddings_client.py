@@ -216,10 +216,38 @@ def test_documents_are_ranked_by_their_nearness_to_the_query() -> None:
             rows = msgspec.convert(reply.json()["results"], list[dict[str, object]])
             assert [(row["index"], row["document"]) for row in rows] == [(2, {"text": "kitten"}), (1, {"text": "dog"})]
             assert 0.98 < msgspec.convert(rows[0]["relevance_score"], float) < 1
+            assert reply.json()["x_chorus"] == {"by": "embeddings"}
             bad = await send_raw(server.port, post("/v1/rerank", b'{"model":"m","query":"cat","documents":[3]}'))
             assert (bad.status, bad.error()["param"]) == (400, "documents[0]")
 
     asyncio.run(check())
+
+
+def test_documents_are_ranked_by_a_model_that_ranks_in_several_parts() -> None:
+    documents = [str(number) for number in range(40)]
+
+    async def engine(call: Call) -> AsyncGenerator[Piece, None]:
+        asked = Generation.decoded(call.generation)
+        query, *some = asked.inputs or ("",)
+        assert (asked.ranks, query) == (True, "which?")
+        yield Delta("null\n", 0)
+        for text in some:
+            yield Delta(f"{int(text) / 100}\n", 0)
+        yield Done(finish_reason="stop", prompt_tokens=len(some))
+
+    cluster = FakeCluster(engine)
+
+    async def check() -> None:
+        async with http_face(cluster) as server:
+            body = msgspec.json.encode({"model": MODEL, "query": "which?", "documents": documents, "top_n": 3})
+            reply = await send_raw(server.port, post("/v1/rerank", body))
+            told = [(row["index"], row["relevance_score"]) for row in reply.rows("results")]
+            assert told == [(39, 0.39), (38, 0.38), (37, 0.37)]
+            assert reply.json()["x_chorus"] == {"by": "reranker"}
+            assert reply.json()["usage"] == {"prompt_tokens": 40, "total_tokens": 40}
+
+    asyncio.run(check())
+    assert len(cluster.calls) > 1
 
 
 def test_ollamas_client_gets_its_vectors_in_both_forms_and_keeps_the_model() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ import psutil
 from chorus_client.engine_parameters import RawParameter, as_flags
 from chorus_client.engines.base import DEFAULT_CONTEXT_TOKENS, DEFAULT_SLOTS, LoadOptions, ModelFiles, Report
 from chorus_client.engines.served_process import ServedModel, ServeLimits, ServeOrder, serve
+from chorus_client.gguf import read_header
 from chorus_client.integrity import check_header
 from chorus_client.model_options import GPU_LAYERS, ModelOptions
+from chorus_client.model_shape import is_reranker
 from chorus_client.process import own_python
 from chorus_proto.errors import EngineUnavailable, LoadFailed, ModelNotFound
 from chorus_proto.ids import ModelName
@@ -91,6 +94,7 @@ class LlamaServerEngine:
             path = await self._checked(model.name, report)
         except ModelNotFound as error:
             raise LoadFailed(f"{model.name} is not on this node: {error.message}") from None
+        ranks = model.embedding and is_reranker(await asyncio.to_thread(read_header, path))
         slots = options.slots or self._default_slots
         context_tokens = options.context_tokens or self._default_context_tokens
         if model.shape is not None:
@@ -98,7 +102,13 @@ class LlamaServerEngine:
 
         def command(port: int, key_file: Path) -> Sequence[str]:
             return self._command(
-                model, path, port=port, key_file=key_file, slots=slots, total_context_tokens=slots * context_tokens
+                model,
+                path,
+                port=port,
+                key_file=key_file,
+                slots=slots,
+                total_context_tokens=slots * context_tokens,
+                ranks=ranks,
             )
 
         order = ServeOrder(
@@ -109,6 +119,7 @@ class LlamaServerEngine:
             file_bytes=model.file_bytes,
             slots=slots,
             context_tokens=context_tokens,
+            ranks=ranks,
             tools=model.tools,
         )
         return await serve(order, report, self._limits)
@@ -119,7 +130,15 @@ class LlamaServerEngine:
         return path
 
     def _command(
-        self, model: ModelFile, path: Path, *, port: int, key_file: Path, slots: int, total_context_tokens: int
+        self,
+        model: ModelFile,
+        path: Path,
+        *,
+        port: int,
+        key_file: Path,
+        slots: int,
+        total_context_tokens: int,
+        ranks: bool,
     ) -> list[str]:
         """llama-server's context size is for all slots together. No secret may stand here: argv is public."""
         flags = ["--model", str(path), "--alias", model.name, "--host", "127.0.0.1", "--port", str(port)]
@@ -136,7 +155,8 @@ class LlamaServerEngine:
             "reasoning-format": "none",
             # Prompts of idle slots would be kept in host memory, 8 GiB by default: no estimate could hold.
             "cache-ram": 0,
-            "embedding": model.embedding,
+            "embedding": model.embedding and not ranks,
+            "reranking": ranks,
         }
         if model.embedding:
             # A text to embed is computed in one piece, and one that is larger than the piece is refused.

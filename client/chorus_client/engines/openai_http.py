@@ -21,6 +21,7 @@ from chorus_client.engines.embedding import (
 )
 from chorus_client.engines.infill import INFILL_PATH, as_infill_refusal, infill_request
 from chorus_client.engines.openai_stream import CompletionStream
+from chorus_client.engines.ranking import rank_request, ranks_of
 from chorus_client.engines.refusals import refusal
 from chorus_proto.errors import (
     ContextLengthExceeded,
@@ -136,7 +137,8 @@ class OpenAiHttp:
 
     `keep_alive` False: a new connection for each request. llama.cpp drops 6-13 % of the requests that reuse a
     connection directly after a streamed answer. `tell_progress`: it is a llama-server, or ignores fields that it does
-    not know; `generate` then yields `Prefilled` too. `resolver`: decides which addresses a name may have.
+    not know; `generate` then yields `Prefilled` too. `ranks`: its model ranks documents, and makes no vectors.
+    `resolver`: decides which addresses a name may have.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class OpenAiHttp:
         keep_alive: bool,
         limits: HttpLimits,
         tell_progress: bool = False,
+        ranks: bool = False,
         resolver: AbstractResolver | None = None,
     ) -> None:
         self._resolver = resolver
@@ -154,6 +157,7 @@ class OpenAiHttp:
         self._keep_alive = keep_alive
         self.tell_progress = tell_progress
         """May be set once it is known whom this talks to."""
+        self.ranks = ranks
         self._limits = limits
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if api_key:
@@ -189,7 +193,7 @@ class OpenAiHttp:
         `expect_model`: an answer under another model's name is a failure. Raises as `LoadedModel.generate`.
         """
         if generation.inputs is not None:
-            for piece in await self._embed(generation, model):
+            for piece in await (self._rank if self.ranks and generation.ranks else self._embed)(generation, model):
                 yield piece
             return
         path, body = request_body(generation, model=model, tell_progress=self.tell_progress)
@@ -233,7 +237,13 @@ class OpenAiHttp:
             else:
                 answer.close()
 
+    async def _rank(self, generation: Generation, model: str) -> list[Piece]:
+        path, body = rank_request(generation, model=model)
+        return ranks_of(await self._told(path, body, model=model), generation)
+
     async def _embed(self, generation: Generation, model: str) -> list[Piece]:
+        if self.ranks:
+            raise InvalidRequest(f"model {model} ranks documents and makes no embeddings", param="model")
         inputs = list[str | list[int]](generation.inputs or ())
         try:
             return vectors_of(await self._embeddings(generation, inputs, model), generation)

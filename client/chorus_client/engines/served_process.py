@@ -65,6 +65,8 @@ class ServeOrder:
     file_bytes: int
     slots: int
     context_tokens: int
+    ranks: bool = False
+    """The model ranks documents, and makes no vectors that mean anything."""
     tools: bool = False
     """The model knows tools; else a request that brings some is refused, because no engine here does that itself."""
 
@@ -113,7 +115,12 @@ async def _serve_once(order: ServeOrder, report: Report, limits: ServeLimits) ->
         except OSError as error:
             raise EngineUnavailable(f"the engine cannot be started: {error}") from None
         http = OpenAiHttp(
-            f"http://127.0.0.1:{port}", api_key=api_key, keep_alive=False, limits=limits.http, tell_progress=True
+            f"http://127.0.0.1:{port}",
+            api_key=api_key,
+            keep_alive=False,
+            limits=limits.http,
+            tell_progress=True,
+            ranks=order.ranks,
         )
         try:
             await _until_healthy(order, child, http, report, limits)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 from quart import Blueprint, Response
 
@@ -53,26 +51,24 @@ def _listed(found: Embedded) -> bytes:
     )
 
 
-def _cosine(left: list[float], right: list[float]) -> float:
-    product = sum(a * b for a, b in zip(left, right, strict=True))
-    return max(0.0, product / (math.hypot(*left) * math.hypot(*right) or 1.0))
-
-
 def _ranked(asked: RerankRequest, found: Embedded) -> dict[str, object]:
-    """By the cosine of the angle between query and document, 0 at least."""
+    """The best first. Raises EngineFailed."""
+    documents = asked.work.inputs
     try:
-        query, *documents = (msgspec.json.decode(vector, type=list[float]) for vector in found.vectors)
-        scores = [_cosine(query, one) for one in documents]
-    except (msgspec.DecodeError, ValueError) as error:
-        raise EngineFailed(f"The vectors cannot be compared: {error}") from None
+        scores = [msgspec.json.decode(score, type=float) for score in found.vectors]
+    except msgspec.DecodeError as error:
+        raise EngineFailed(f"The ranking cannot be read: {error}") from None
+    if len(scores) != len(documents):
+        raise EngineFailed(f"{len(scores)} of {len(documents)} documents were ranked.")
     best = sorted(range(len(scores)), key=lambda index: -scores[index])[: asked.most]
     return {
         "object": "list",
         "model": found.model,
         "results": [
             {"index": index, "relevance_score": scores[index]}
-            | ({"document": {"text": asked.documents[index]}} if asked.shows_documents else {})
+            | ({"document": {"text": documents[index]}} if asked.shows_documents else {})
             for index in best
         ],
         "usage": _usage(found),
+        "x_chorus": {"by": "reranker" if found.by_reranker else "embeddings"},
     }

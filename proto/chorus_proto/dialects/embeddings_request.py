@@ -33,6 +33,8 @@ class EmbeddingWork:
 
     model: ModelName
     inputs: tuple[str, ...]
+    query: str | None = None
+    """What `inputs` are to be ranked by; None: it is their vectors that are wanted."""
     form: VectorForm = VectorForm.FLOATS
     dimensions: int | None = None
     cuts_inputs: bool = False
@@ -45,10 +47,9 @@ class EmbeddingWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankRequest:
-    """`work` embeds the query first, then the documents."""
+    """`work` ranks the documents, which are its inputs."""
 
     work: EmbeddingWork
-    documents: tuple[str, ...]
     most: int
     """Results that are wanted."""
     shows_documents: bool
@@ -103,8 +104,7 @@ def parse_rerank(raw: bytes) -> RerankRequest:
         raise InvalidRequest(f"Invalid 'documents': expected 1 to {MAX_DOCUMENTS} of them.", param="documents")
     documents = tuple(_document(one, f"documents[{place}]") for place, one in enumerate(fields.documents))
     return RerankRequest(
-        work=_work(fields.model, (fields.query, *documents), affinity=fields.user, x_chorus=fields.x_chorus),
-        documents=documents,
+        work=_work(fields.model, documents, query=fields.query, affinity=fields.user, x_chorus=fields.x_chorus),
         most=min(fields.top_n or len(documents), len(documents)),
         shows_documents=bool(fields.return_documents),
     )
@@ -114,6 +114,7 @@ def _work(
     model: str,
     inputs: tuple[str, ...],
     *,
+    query: str | None = None,
     form: VectorForm = VectorForm.FLOATS,
     dimensions: int | None = None,
     affinity: str | None,
@@ -123,6 +124,7 @@ def _work(
     return EmbeddingWork(
         model=check_model_name(model),
         inputs=inputs,
+        query=query,
         form=form,
         dimensions=dimensions,
         affinity=affinity,
