@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from chorus_cli.address import join_address, lan_address
+from chorus_cli.address import join_address
 from chorus_proto.exposure import is_loopback
 from chorus_proto.logs import escaped
 from chorus_proto.values import ClusterState, NodeState
@@ -28,6 +29,16 @@ class Addresses:
     """The second address of `http`, for programs that look for Ollama."""
     keys: bool = False
     """Whether callers of `http` are asked for an API key."""
+    ca_file: Path | None = None
+    """The certificate that callers must trust; None: in clear, or with a certificate that they trust anyway."""
+    own_certificate: bool = False
+    """Its owner brought the certificate of `http`."""
+    fingerprint: str = ""
+    """SHA-256 of the authority; empty: not encrypted."""
+    admin_key: str = field(default="", repr=False)
+    """The first key, which is shown once."""
+    join_token: str = field(default="", repr=False)
+    """Admits one PC, for an hour."""
 
     @property
     def shown_http(self) -> str:
@@ -41,8 +52,8 @@ class Addresses:
     def _shown(self, url: str) -> str:
         if is_loopback(self.host):
             return url
-        port = url.rpartition(":")[2]
-        return f"http://{join_address(self.host, f'{self.host}:{port}')}"
+        scheme, port = url.partition(":")[0], url.rpartition(":")[2]
+        return f"{scheme}://{join_address(self.host, f'{self.host}:{port}')}"
 
     @property
     def join(self) -> str:
@@ -78,11 +89,33 @@ def ready_lines(version: str, state: ClusterState, model: str | None, at: Addres
         f"  API and status  {at.shown_http} (OpenAI: {at.shown_http}/v1)",
         *([f"  Ollama's API    {at.shown_ollama} too"] if at.ollama else []),
         *join_lines(at),
-        *(["  API keys        are asked for; make one: chorus keys create NAME"] if at.keys else []),
-        *([f"  ask it          {sample_curl(at.http, model, key='KEY' if at.keys else '')}"] if model else []),
+        *credential_lines(at),
+        *([f"  ask it          {_sample(at, model)}"] if model else []),
         "  stop            Ctrl+C",
         "",
     ]
+
+
+def credential_lines(at: Addresses) -> list[str]:
+    """What callers need."""
+    lines: list[str] = []
+    if at.ca_file is not None:
+        lines = [
+            f"  certificate     {at.ca_file}, for callers: they get it at {at.shown_http}/join/ca",
+            f"                  and compare its SHA-256: {at.fingerprint}",
+        ]
+    if at.admin_key:
+        lines += [
+            f"  admin key       {at.admin_key}",
+            "                  it is shown this once; others, with fewer rights: chorus keys create NAME",
+        ]
+    elif at.keys:
+        lines += ["  API keys        are asked for; make one: chorus keys create NAME"]
+    return lines
+
+
+def _sample(at: Addresses, model: str) -> str:
+    return sample_curl(at.http, model, key="KEY" if at.keys else "", ca_file=at.ca_file)
 
 
 def join_lines(at: Addresses) -> list[str]:
@@ -91,17 +124,32 @@ def join_lines(at: Addresses) -> list[str]:
         port = at.grpc.rpartition(":")[2]
         return [
             f"  more agents     on this PC: chorus agent --name NAME --join {at.grpc}",
-            "  other PCs       cannot join yet: start again with --host 0.0.0.0 --insecure (no keys, no TLS: only on a",
-            f"                  network you trust) and --grpc-port {port}, then on each PC:",
-            f"                  chorus agent --join {lan_address()}:{port}",
+            f"  other PCs       cannot join yet: start again with --host 0.0.0.0 --grpc-port {port}; it then says what",
+            "                  to run on them (encrypted, with keys; nobody gets in without)",
         ]
+    if at.join_token:
+        return [
+            "  other PCs       run this on one, within an hour (for more: chorus join-token create):",
+            f"                  {join_command(at.join, at.join_token)}",
+        ]
+    if at.fingerprint:
+        return ["  other PCs       join with a token, make one: chorus join-token create"]
     return [f"  other PCs       on each one: chorus agent --join {at.join}"]
 
 
-def sample_curl(http_url: str, model: str, *, key: str = "", windows: bool = sys.platform == "win32") -> str:
+def join_command(address: str, token: str) -> str:
+    """For sh, PowerShell and Windows' cmd alike. The token goes in by the pipe: other users see command lines."""
+    return f"echo {token} | chorus agent --join {address} --join-token-file -"
+
+
+def sample_curl(
+    http_url: str, model: str, *, key: str = "", ca_file: Path | None = None, windows: bool = sys.platform == "win32"
+) -> str:
     """A command that works when pasted, once `key` stands for a real one."""
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": QUESTION}]})
     quoted = '"' + body.replace('"', '\\"') + '"' if windows else f"'{body}'"
     kind = '"Content-Type: application/json"'
     shown = f' -H "Authorization: Bearer {key}"' if key else ""
+    if ca_file is not None:
+        shown = f' --cacert "{ca_file}"{shown}'
     return f"curl {http_url}/v1/chat/completions -H {kind}{shown} -d {quoted}"

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from chorus_client.backends import BackendNodes, BackendRules
+from chorus_client.membership import local_door
 from chorus_proto.clock import Clock
 from chorus_server.app import RunningCoordinator
 from chorus_server.settings import CoordinatorSettings
@@ -21,7 +22,8 @@ async def backend_nodes(hub: RunningCoordinator, settings: CoordinatorSettings, 
         drain_s=settings.unload_within_s,
     )
     folder = settings.state_dir.expanduser() / "backends"
-    nodes = BackendNodes(join=hub.grpc_address, folder=folder, clock=clock, rules=rules)
+    door = local_door(settings.state_dir, hub.grpc_address)
+    nodes = BackendNodes(join=hub.grpc_address, folder=folder, clock=clock, rules=rules, door=door)
     try:
         async with hub.coordinator.registered.run_by(nodes):
             yield

@@ -40,10 +40,12 @@ COMMANDS = {
     "server": "Start, stop and switch between the llama-servers of this PC.",
     "backends": "Show, register and unregister servers without an agent.",
     "keys": "Make, list and revoke API keys.",
+    "join-token": "Make, list and revoke the tokens that admit PCs.",
+    "members": "Show the PCs that joined with a token; cut one off.",
     "config": "Show the settings in force and where each came from.",
     "completion": "Print the script with which a shell completes names.",
 }
-"""Name -> one line of help. The code of `x` is the click command `command` in `chorus_cli.commands.x`."""
+"""Name -> one line of help. The code of `x-y` is the click command `command` in `chorus_cli.commands.x_y`."""
 
 
 class _LateCommands(click.Group):
@@ -55,7 +57,7 @@ class _LateCommands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: object = importlib.import_module(f"chorus_cli.commands.{cmd_name}").command
+        command: object = importlib.import_module(f"chorus_cli.commands.{cmd_name.replace('-', '_')}").command
         if not isinstance(command, click.Command):
             raise TypeError(f"chorus_cli.commands.{cmd_name}.command is not a click command")
         return command

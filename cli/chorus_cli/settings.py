@@ -23,6 +23,9 @@ class CliSettings:
 
     coordinator: str = setting("127.0.0.1:50051", "HOST:PORT of the coordinator to ask")
     http_url: str = setting("http://127.0.0.1:5001", "address of the HTTP wrapper, for the documents")
+    coordinator_ca: str = setting(
+        "", "SHA-256 of the authority of a coordinator elsewhere that is encrypted; a PC that joined it knows it"
+    )
     api_key: str = setting(
         "", "API key to show a coordinator that asks for one; on its own PC none is needed", secret=True
     )

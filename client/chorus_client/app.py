@@ -26,6 +26,7 @@ from chorus_client.hardware.network import mac_addresses
 from chorus_client.hf_folders import HfFolders
 from chorus_client.integrity import Integrity
 from chorus_client.inventory import Inventory
+from chorus_client.joining import Joining
 from chorus_client.limits import download_limits, http_limits, ollama_limits, pool_rules, restart_rules, serve_limits
 from chorus_client.link import CoordinatorLink
 from chorus_client.local_servers.adopt import adopt_running
@@ -46,6 +47,7 @@ from chorus_proto.errors import EngineFailed, InvalidRequest, LoadFailed
 from chorus_proto.files import only_one, state_folder, write_atomically
 from chorus_proto.generation import Done, Generation
 from chorus_proto.ids import ModelName, NodeId, new_instance_id, new_node_id
+from chorus_proto.membership import JoinToken, join_token_of
 from chorus_proto.settings import SettingsError
 from chorus_proto.transfers import FetchReport
 from chorus_proto.values import EngineKind, Hardware, ReplicaReport
@@ -75,6 +77,7 @@ async def run_agent(settings: AgentSettings, stop: asyncio.Event, clock: Clock) 
 
 async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.Event, clock: Clock) -> None:
     policy = policy_of(settings)
+    token = join_token(settings)
     integrity = Integrity(folder, clock=clock, verify_every_s=settings.verify_digest_every_h * 3600)
     store = model_store(settings, folder)
     stores = [store] if settings.ollama_store is None else [store, OllamaStore(settings.ollama_store.expanduser())]
@@ -87,6 +90,15 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
         await folders.refresh()
         hardware = await _hardware(settings, folder, inventory)
         identity = Identity(node_id=node_id(folder), instance_id=new_instance_id(), name=name)
+        joining = Joining(
+            settings.join,
+            state_dir=settings.state_dir,
+            folder=folder,
+            node_id=identity.node_id,
+            name=name,
+            token=token,
+            within_s=settings.connect_within_s,
+        )
         telling: list[Callable[[ReplicaReport], None]] = []
 
         def tell(report: ReplicaReport) -> None:
@@ -120,7 +132,7 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
         fetches = Fetches(
             store,
             inventory,
-            TransferCalls(settings.join, write_within_s=settings.download_stall_s),
+            TransferCalls(settings.join, write_within_s=settings.download_stall_s, door=joining.membership),
             clock,
             registry_url=settings.registry_url,
             limits=download_limits(settings),
@@ -146,6 +158,7 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
             connect_within_s=settings.connect_within_s,
             reconnect_max_s=settings.reconnect_max_s,
             fence_after_s=settings.fence_after_s,
+            door=joining.membership,
         )
         await asyncio.to_thread(store.sweep_parts)
         await agent.prepare(tuple(engines))
@@ -209,6 +222,16 @@ def agent_name(settings: AgentSettings) -> str:
     if not allowed or name.startswith(".") or len(name) > NAME_LIMIT:
         raise SettingsError(f"--name {name!r} must be 1 to {NAME_LIMIT} letters, digits, '-', '_' or '.'")
     return name
+
+
+def join_token(settings: AgentSettings) -> JoinToken | None:
+    """The token that the settings hold, if any. Raises SettingsError for what is none."""
+    if not settings.join_token:
+        return None
+    token = join_token_of(settings.join_token)
+    if token is None:
+        raise SettingsError("that is no join token; they look like chorus1.… and come from: chorus join-token create")
+    return token
 
 
 def agent_folder(state_dir: Path, name: str) -> Path:

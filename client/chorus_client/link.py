@@ -16,9 +16,10 @@ from collections.abc import AsyncIterator, Iterable
 import grpc
 from grpc import aio
 
+from chorus_client.membership import Door, Membership, open_door
 from chorus_client.orders import ExecuteOrder, FetchOrder, LoadOrder, Orders, SendOrder, UnloadOrder
 from chorus_proto import node_pb2, node_pb2_grpc
-from chorus_proto.channel import DIALER_OPTIONS, ERROR_CODE_KEY
+from chorus_proto.channel import ERROR_CODE_KEY
 from chorus_proto.clock import Clock
 from chorus_proto.convert import (
     courtesy_message,
@@ -36,6 +37,7 @@ from chorus_proto.convert_transfers import fetch_report_message
 from chorus_proto.errors import ClusterError
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Outbox, StreamClosed
 from chorus_proto.ids import ExecutionId, ModelName, RequestId
+from chorus_proto.tls.peer import why_not
 from chorus_proto.transfers import FetchReport
 from chorus_proto.values import Courtesy, Heartbeat, Hello, ModelFile, ReplicaReport, Timings, Usage, Welcome
 
@@ -53,6 +55,7 @@ WRITE_GAP_S = 0.002
 PERMANENT = {
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNIMPLEMENTED,
 }
 """Refusals that dialling again cannot mend."""
@@ -140,7 +143,10 @@ class CoordinatorLink:
         connect_within_s: float,
         reconnect_max_s: float,
         fence_after_s: float,
+        door: Door = open_door,
     ) -> None:
+        """`door`: how the coordinator is dialled, asked before each connection."""
+        self._door = door
         self._address = address
         self._orders = orders
         self._clock = clock
@@ -148,6 +154,7 @@ class CoordinatorLink:
         self._reconnect_max_s = reconnect_max_s
         self._fence_after_s = fence_after_s
         self._uplink: Uplink | None = None
+        self._membership: Membership | None = None
         self._unlinked = asyncio.Event()
         self._reopened = asyncio.Event()
         self._awake = asyncio.Event()
@@ -205,6 +212,8 @@ class CoordinatorLink:
                 status, reason = _status_of(error)
                 if status in PERMANENT:
                     raise Refused(reason) from None
+                if status is grpc.StatusCode.UNAVAILABLE:
+                    reason = await self._why_not() or reason
                 if reason != told:
                     log.warning("no link to the coordinator at %s: %s; trying on", self._address, reason)
                     told = reason
@@ -216,10 +225,15 @@ class CoordinatorLink:
     async def _one_link(self) -> None:
         """One connection from dialling to its end. Raises AioRpcError when it could not be made or broke."""
         self._reopened.clear()
+        try:
+            membership = await self._door()
+        except ClusterError as error:
+            raise _NoWelcome(error.message) from None
         uplink = Uplink(self._orders.hello())
         tasks: list[asyncio.Task[bool | None]] = []
-        async with aio.insecure_channel(self._address, options=DIALER_OPTIONS) as channel:
-            call = node_pb2_grpc.NodeServiceStub(channel).Link(uplink.batches())
+        self._membership = membership
+        async with membership.dial(self._address) as channel:
+            call = node_pb2_grpc.NodeServiceStub(channel).Link(uplink.batches(), metadata=membership.metadata)
             batches = aiter(call)
             try:
                 welcome, rest = await self._welcomed(batches)
@@ -245,6 +259,11 @@ class CoordinatorLink:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 call.cancel()
+
+    async def _why_not(self) -> str:
+        """What gRPC does not tell of a connection that does not come about; empty when TLS has no part in it."""
+        ca_pem = None if self._membership is None else self._membership.ca_pem
+        return await asyncio.to_thread(lambda: why_not(self._address, ca_pem, within_s=self._connect_within_s))
 
     async def _welcomed(self, batches: Batches) -> tuple[Welcome, list[node_pb2.CoordinatorFrame]]:
         try:

@@ -15,6 +15,9 @@ class AgentSettings:
     """Defaults suit a PC that somebody also works on; units are in the names."""
 
     join: str = setting("127.0.0.1:50051", "HOST:PORT of the coordinator")
+    join_token: str = setting(
+        "", "admits this PC to an encrypted hub, once; CHORUS_JOIN_TOKEN or --join-token-file", secret=True
+    )
     name: str = setting("", "what people call this PC; its host name when empty")
     hardware: Path | None = setting(None, "file that stands in for the hardware probe, to play another PC")
     state_dir: Path = setting(Path("~/.chorus"), "folder of everything that survives a restart")

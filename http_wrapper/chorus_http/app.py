@@ -29,6 +29,7 @@ from chorus_http.routes.chat import chat_routes
 from chorus_http.routes.documentation import documentation_routes
 from chorus_http.routes.embeddings import embeddings_routes
 from chorus_http.routes.execute import execute_routes
+from chorus_http.routes.join import join_routes
 from chorus_http.routes.llama_router import llama_router_routes
 from chorus_http.routes.model import model_routes
 from chorus_http.routes.no_rag import no_rag_routes
@@ -58,11 +59,13 @@ def create_app(
     *,
     chats: ChatStore | None = None,
     responses: ResponseStore | None = None,
+    ca_pem: bytes | None = None,
 ) -> Quart:
     """An ASGI app that owns nothing beyond its requests; `listen.serving` puts it on a port.
 
     `documents`: None where the packages of the extra `rag` are missing. Who opened `chats` and `responses`
-    closes them; None: no chat sessions here, and responses are kept in memory.
+    closes them; None: no chat sessions here, and responses are kept in memory. `ca_pem`: the hub's certificate
+    authority, for callers to fetch; None: there is none.
     """
     app = Quart("chorus_http", static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.body_limit_bytes
@@ -106,6 +109,7 @@ def create_app(
     app.register_blueprint(query_routes(cluster, settings, metrics))
     app.register_blueprint(status_routes(cluster, states, metrics))
     app.register_blueprint(documentation_routes())
+    app.register_blueprint(join_routes(ca_pem))
     if chats is not None:
         events = ChatEvents()
         conversations = Conversations(chats, asking(cluster), states, clock, events=events, documents=chat_documents)

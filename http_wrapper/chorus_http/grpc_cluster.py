@@ -17,7 +17,7 @@ from grpc import aio
 
 from chorus_proto import coordinator_pb2, coordinator_pb2_grpc
 from chorus_proto.backends import Backend, NewBackend
-from chorus_proto.channel import DIALER_OPTIONS, ERROR_CODE_KEY, GENERATION_LIMIT_BYTES
+from chorus_proto.channel import ERROR_CODE_KEY, GENERATION_LIMIT_BYTES
 from chorus_proto.cluster import (
     Ask,
     AskEvent,
@@ -38,6 +38,7 @@ from chorus_proto.frames import CONTROL_FRAME_BYTES, Mailbox, Outbox, Receipts, 
 from chorus_proto.ids import ModelName
 from chorus_proto.keys import ApiKey, KeyClaim, MadeKey, NewKey
 from chorus_proto.queue_state import QueueState
+from chorus_proto.tls.dial import dial
 from chorus_proto.transfers import Transfer
 from chorus_proto.values import ClusterState, ModelOrder, Reassignment, Woken
 
@@ -54,6 +55,10 @@ Replies = Mailbox[coordinator_pb2.ReplyFrame]
 
 def _no_key() -> str:
     return ""
+
+
+def _in_clear() -> bytes | None:
+    return None
 
 
 class _ShowKey(aio.UnaryUnaryClientInterceptor):
@@ -154,19 +159,39 @@ class _Stream:
 class GrpcCluster:
     """`Cluster` over the network. Use inside one event loop; `aclose` at the end."""
 
-    def __init__(self, address: str, *, within_s: float, key: Callable[[], str] = _no_key) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        within_s: float,
+        key: Callable[[], str] = _no_key,
+        ca_pem: Callable[[], bytes | None] = _in_clear,
+    ) -> None:
         """`address` is HOST:PORT of the coordinator; `within_s` limits its unary answers.
 
-        `key` gives the API key to show, or nothing; it is asked for each call, since a coordinator may come back with
-        another key for this PC.
+        `key` gives the API key to show, or nothing, and `ca_pem` the authority that the coordinator's certificate must
+        be of, None when it speaks in clear. Both are asked for each call: a coordinator may come back with another key
+        for this PC, or encrypted.
         """
         self._address = address
         self._within_s = within_s
         self._key = key
-        self._channel = aio.insecure_channel(address, options=DIALER_OPTIONS, interceptors=(_ShowKey(key),))
-        self._stub = coordinator_pb2_grpc.CoordinatorServiceStub(self._channel)
+        self._ca_pem = ca_pem
+        self._trusted = ca_pem()
+        self._channels = [dial(address, self._trusted, interceptors=(_ShowKey(key),))]
+        self._last_stub = coordinator_pb2_grpc.CoordinatorServiceStub(self._channels[0])
         self._stream: _Stream | None = None
         self._call_ids = count(1)
+
+    @property
+    def _stub(self) -> coordinator_pb2_grpc.CoordinatorServiceAsyncStub:
+        """Of a connection as it is to be now. Those before stay open until `aclose`, as somebody may use them."""
+        trusted = self._ca_pem()
+        if trusted != self._trusted:
+            self._trusted = trusted
+            self._channels.append(dial(self._address, trusted, interceptors=(_ShowKey(self._key),)))
+            self._last_stub = coordinator_pb2_grpc.CoordinatorServiceStub(self._channels[-1])
+        return self._last_stub
 
     def _connected(self) -> _Stream:
         if self._stream is None:
@@ -349,6 +374,10 @@ class GrpcCluster:
         request = coordinator_pb2.CheckKeyRequest(key_id=claim.key_id, digest=claim.digest)
         return of_key(await self._unary(self._stub.CheckKey(request, timeout=self._within_s)))
 
+    async def asked(self, ask: Callable[[aio.Channel], Awaitable[Reply]]) -> Reply:
+        """An answer of another of the coordinator's services, with the key and the errors of this one."""
+        return await self._unary(ask(self._channels[-1]))
+
     async def _unary(self, answer: Awaitable[Reply]) -> Reply:
         try:
             return await answer
@@ -359,7 +388,8 @@ class GrpcCluster:
     async def aclose(self) -> None:
         if self._stream is not None:
             await self._stream.aclose()
-        await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
 
 
 def _of_rpc_error(error: aio.AioRpcError, address: str) -> ClusterError:

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 import sys
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import cast
 
@@ -15,6 +15,7 @@ from quart import Quart
 
 from chorus_http.http_protocol import bounded
 from chorus_http.settings import HttpSettings
+from chorus_http.tls import HttpTls
 
 OLLAMA_PORT = "CHORUS_OLLAMA_PORT"
 """Key in the app's config: the port on which `GET /` answers as Ollama's does."""
@@ -25,6 +26,8 @@ _TAKEN_AT_ONCE = 64
 """Before anything else on the loop has its turn."""
 
 _GRACE_S = 5.0
+_HANDSHAKE_WITHIN_S = 10.0
+"""asyncio's own limit is a minute, which a silent caller can use up for nothing."""
 
 
 class CannotListen(Exception):  # not a ClusterError: no caller hears it, the person at the terminal does
@@ -34,10 +37,12 @@ class CannotListen(Exception):  # not a ClusterError: no caller hears it, the pe
 class HttpServer:
     """A running server. `wait_stopped` returns only when it is over, and raises what ended it."""
 
-    def __init__(self, host: str, port: int, ollama_port: int | None, task: asyncio.Task[None]) -> None:
+    def __init__(
+        self, host: str, port: int, ollama_port: int | None, task: asyncio.Task[None], *, scheme: str = "http"
+    ) -> None:
         self.port = port
-        self.url = f"http://{_shown_host(host)}:{port}"
-        self.ollama_url = None if ollama_port is None else f"http://{_shown_host(host)}:{ollama_port}"
+        self.url = f"{scheme}://{_shown_host(host)}:{port}"
+        self.ollama_url = None if ollama_port is None else f"{scheme}://{_shown_host(host)}:{ollama_port}"
         self._task = task
 
     async def wait_stopped(self) -> None:
@@ -47,15 +52,41 @@ class HttpServer:
 class _Uvicorn(uvicorn.Server):
     """uvicorn without its signal handlers, which belong to the process, and with an event for being ready."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, tls: HttpTls | None) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self._tls = tls
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        if self._tls is None:
+            await super().startup(sockets)
+        else:
+            await self._start_encrypted(self._tls, sockets or [])
         for one in sockets or ():
             one.listen(_BACKLOG)  # asyncio and uvloop have but one number for this and for how many they take at once
         self.ready.set()
+
+    async def _start_encrypted(self, tls: HttpTls, sockets: list[socket.socket]) -> None:
+        """As uvicorn's own start for given sockets, which gives a caller a minute for the handshake."""
+        loop = asyncio.get_running_loop()
+
+        # uvicorn's declared type of it has no parameters.
+        made = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+
+        def protocol() -> asyncio.Protocol:
+            return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        self.servers = [
+            await loop.create_server(
+                protocol,
+                sock=one,
+                ssl=tls.context,
+                ssl_handshake_timeout=_HANDSHAKE_WITHIN_S,
+                backlog=self.config.backlog,
+            )
+            for one in sockets
+        ]
+        self.started = True
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -63,8 +94,8 @@ class _Uvicorn(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: Quart, settings: HttpSettings) -> AsyncGenerator[HttpServer, None]:
-    """Serve `app` on the one or two ports of the settings while the block runs.
+async def serving(app: Quart, settings: HttpSettings, tls: HttpTls | None = None) -> AsyncGenerator[HttpServer, None]:
+    """Serve `app` on the one or two ports of the settings while the block runs; `tls` None: in clear.
 
     Leaving it takes no new connection and lets running requests finish within `drain_within_s`; what is left then is
     cut off.
@@ -93,7 +124,8 @@ async def serving(app: Quart, settings: HttpSettings) -> AsyncGenerator[HttpServ
             timeout_keep_alive=round(settings.keep_alive_s),
             timeout_graceful_shutdown=max(1, round(settings.drain_within_s)),
             backlog=_TAKEN_AT_ONCE,
-        )
+        ),
+        tls,
     )
     await app.startup()
     task = asyncio.create_task(server.serve(sockets=listeners), name="http-server")
@@ -102,7 +134,8 @@ async def serving(app: Quart, settings: HttpSettings) -> AsyncGenerator[HttpServ
         await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
-        yield HttpServer(settings.host, _port_of(listeners[0]), ollama_port, task)
+        scheme = "http" if tls is None else "https"
+        yield HttpServer(settings.host, _port_of(listeners[0]), ollama_port, task, scheme=scheme)
     finally:
         started.cancel()
         server.should_exit = True

@@ -23,6 +23,7 @@ RIGHTS: Mapping[str, Right | None] = {
     "GET /": ANY_KEY,
     "GET /health": PUBLIC,
     "GET /readyz": PUBLIC,
+    "GET /join/ca": PUBLIC,
     "GET /status": WATCH,
     "GET /metrics": WATCH,
     "POST /reassign": RULE,

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from chorus_proto.exposure import REQUIRE_KEYS
+from chorus_proto.exposure import ALLOWED_HOSTS, INSECURE, REQUIRE_KEYS, TLS
 from chorus_proto.settings import SettingsError, rising, setting
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*,]+")
@@ -26,9 +26,14 @@ class HttpSettings:
         maximum=65535,
     )
     state_dir: Path = setting(Path("~/.chorus"), "folder of everything that survives a restart")
-    insecure: bool = setting(False, "listen beyond this PC although nothing is encrypted and no key is asked for")
+    insecure: bool = setting(False, INSECURE)
     require_keys: bool | None = setting(None, REQUIRE_KEYS)
-    allowed_hosts: tuple[str, ...] = setting((), "further names that callers may know this server by")
+    tls: bool | None = setting(None, TLS)
+    tls_cert: Path | None = setting(
+        None, "certificate of your own for HTTP callers, PEM with its chain; else the hub issues one itself"
+    )
+    tls_key: Path | None = setting(None, "its private key, PEM")
+    allowed_hosts: tuple[str, ...] = setting((), ALLOWED_HOSTS)
     key_requests_per_minute: int = setting(60, "requests a minute of one key's user; 0: no limit", minimum=0)
     key_parallel: int = setting(8, "requests at once of one key's user; 0: no limit", minimum=0)
     address_requests_per_minute: int = setting(
@@ -90,6 +95,8 @@ class HttpSettings:
     def check(self) -> None:
         """Raises SettingsError for two settings that contradict each other."""
         rising(self, "stream_open_after_s", "request_within_s")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("tls_cert and tls_key belong together: set both, or neither")
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise SettingsError(

@@ -124,19 +124,27 @@ class LocalKey(msgspec.Struct, frozen=True):
 
     address: str
     text: str
+    ca_pem: str = ""
+    """The authority of its certificate; empty: it is not encrypted."""
 
     def encoded(self) -> bytes:
         return msgspec.json.encode(self)
 
 
-def local_key(state_dir: Path, address: str) -> str:
-    """The key for the coordinator at `address`, if that one runs on this PC with this state folder; else empty."""
+def local_hub(state_dir: Path, address: str) -> LocalKey | None:
+    """What the coordinator at `address` left for this PC, if it runs here with this state folder."""
     try:
         found = msgspec.json.decode((state_dir.expanduser() / LOCAL_KEY_FILE).read_bytes(), type=LocalKey)
     except (OSError, RuntimeError, msgspec.MsgspecError):
-        return ""
+        return None
     host, _, port = address.rpartition(":")
     its_host, _, its_port = found.address.rpartition(":")
     # Never to a stranger: the port must be that coordinator's, and the host this PC.
     same_host = host == its_host or (is_loopback(host) and is_loopback(its_host))
-    return found.text if same_host and port == its_port else ""
+    return found if same_host and port == its_port else None
+
+
+def local_key(state_dir: Path, address: str) -> str:
+    """The key for the coordinator at `address`, if that one runs on this PC with this state folder; else empty."""
+    found = local_hub(state_dir, address)
+    return "" if found is None else found.text

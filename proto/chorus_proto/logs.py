@@ -90,6 +90,7 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE), r"\1 ***"),
     # A Chorus key keeps its id, so that its owner can be found.
     (re.compile(r"chorus_([0-9a-f]{8})_[A-Za-z0-9_-]+"), r"chorus_\1_***"),
+    (re.compile(r"chorusnode_([0-9a-f-]{36})_[A-Za-z0-9_-]+"), r"chorusnode_\1_***"),
     (re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"), "sk-***"),
     (re.compile(r"\bchorus1\.[A-Za-z0-9.]{16,}"), "chorus1.***"),
     (

@@ -96,6 +96,10 @@ class Keys:
             self._used_unix_s[claim.key_id] = now
         return saved.key
 
+    def is_local(self, key: ApiKey) -> bool:
+        """True for the one that only this PC's own processes hold."""
+        return key.key_id == self._local.key.key_id
+
     # Life ---------------------------------------------------------------------------------------------------------
 
     def watch(self, key_id: KeyId, ended: Callable[[], object]) -> Callable[[], None]:

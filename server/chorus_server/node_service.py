@@ -18,6 +18,7 @@ from chorus_proto.convert_transfers import of_fetch_report
 from chorus_proto.errors import ClusterError, DeadlineExceeded, InvalidRequest
 from chorus_proto.frames import BATCH_FRAMES
 from chorus_server.coordinator import Coordinator
+from chorus_server.guard import check_is
 from chorus_server.link import AgentLink
 from chorus_server.node_record import NodeRecord
 from chorus_server.transfer_job import Job, Source
@@ -102,6 +103,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         if not frames or frames[0].WhichOneof("kind") != "hello":
             raise InvalidRequest("the first frame of a link must be Hello")
         hello = of_hello(frames[0].hello)
+        check_is(hello.node_id)
         link = AgentLink(hello.node_id, hello.name, self._clock, window_bytes=self._window_bytes)
         record = self._coordinator.joined(hello, _address(context.peer()), link)
         return frames[1:], record, link

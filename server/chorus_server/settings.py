@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
-from chorus_proto.exposure import REQUIRE_KEYS
+from chorus_proto.exposure import ALLOWED_HOSTS, INSECURE, REQUIRE_KEYS, TLS
 from chorus_proto.settings import SettingsError, rising, setting
 from chorus_proto.values import RoutingStrategy
 from chorus_server.placement import PlacementStrategy
@@ -19,8 +19,10 @@ class CoordinatorSettings:
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for every PC on the LAN")
     grpc_port: int = setting(50051, "port for agents and callers; 0 picks a free one", minimum=0, maximum=65535)
     state_dir: Path = setting(Path("~/.chorus"), "folder of everything that survives a restart")
-    insecure: bool = setting(False, "listen beyond this PC although nothing is encrypted and no key is asked for")
+    insecure: bool = setting(False, INSECURE)
     require_keys: bool | None = setting(None, REQUIRE_KEYS)
+    tls: bool | None = setting(None, TLS)
+    allowed_hosts: tuple[str, ...] = setting((), ALLOWED_HOSTS)
     heartbeat_s: float = setting(1.0, "seconds between an agent's heartbeats", minimum=0.1, maximum=60)
     suspect_after_s: float = setting(3.0, "no heartbeat for this long: no new work", minimum=0.2, maximum=600)
     dead_after_s: float = setting(10.0, "no heartbeat for this long: its work has failed", minimum=0.5, maximum=3600)

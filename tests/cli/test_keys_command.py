@@ -93,17 +93,17 @@ def test_a_backend_is_registered_shown_and_forgotten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["up", "coordinator", "http"])
-@pytest.mark.parametrize("keys", [(), ("--require-keys",)])
-def test_a_lan_address_without_keys_and_tls_is_exit_code_2_and_its_port_stays_closed(
-    tmp_path: Path, command: str, keys: tuple[str, ...]
+@pytest.mark.parametrize("lacks", [("--no-tls", "TLS"), ("--no-require-keys", "keys")])
+def test_a_lan_address_without_keys_or_tls_is_exit_code_2_and_its_port_stays_closed(
+    tmp_path: Path, command: str, lacks: tuple[str, str]
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
     flag = "--http-port" if command == "http" else "--grpc-port"
-    ended = run_chorus(command, "--host=0.0.0.0", f"{flag}={port}", *keys, f"--state-dir={tmp_path}")
+    ended = run_chorus(command, "--host=0.0.0.0", f"{flag}={port}", lacks[0], f"--state-dir={tmp_path}")
     assert ended.code == 2
-    assert "TLS" in ended.err and "--insecure" in ended.err and ended.err.count("\n") == 1
+    assert f"without {lacks[1]};" in ended.err and "--insecure" in ended.err and ended.err.count("\n") == 1
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 

@@ -69,8 +69,13 @@ def test_an_agent_that_cannot_start_ends_the_hub_with_its_reason(tmp_path: Path)
 
 
 @pytest.mark.parametrize("command", ["up", "coordinator", "http"])
-def test_an_address_beyond_this_pc_without_the_word_for_it(tmp_path: Path, command: str) -> None:
-    refused(run_chorus(command, "--host=0.0.0.0", f"--state-dir={tmp_path}"), "--insecure", "--host 127.0.0.1")
+def test_an_address_beyond_this_pc_without_protection_and_the_word_for_it(tmp_path: Path, command: str) -> None:
+    refused(
+        run_chorus(command, "--host=0.0.0.0", "--no-tls", f"--state-dir={tmp_path}"),
+        "leave out --no-tls",
+        "--insecure",
+        "--host 127.0.0.1",
+    )
 
 
 def test_two_coordinators_on_one_state_folder(tmp_path: Path) -> None:

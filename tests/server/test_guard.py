@@ -12,7 +12,7 @@ import pytest
 from grpc import aio
 
 from chorus_http.grpc_cluster import GrpcCluster
-from chorus_proto import coordinator_pb2, node_pb2
+from chorus_proto import coordinator_pb2, membership_pb2, node_pb2
 from chorus_proto.channel import DIALER_OPTIONS
 from chorus_proto.clock import SystemClock
 from chorus_proto.cluster import Call
@@ -22,7 +22,7 @@ from chorus_proto.ids import ModelName, new_request_id
 from chorus_proto.keys import NewKey, Scope, key_text, local_key
 from chorus_proto.values import Dialect
 from chorus_server.app import RunningCoordinator, running
-from chorus_server.guard import RIGHTS
+from chorus_server.guard import RIGHTS, Proof
 from chorus_server.settings import CoordinatorSettings
 
 StreamStream = aio.StreamStreamMultiCallable[bytes, bytes]
@@ -51,7 +51,7 @@ async def key_of(at: RunningCoordinator, *scopes: Scope, trusted: bool = False) 
 
 def methods() -> Iterator[str]:
     """Every method of every service of the protocol."""
-    for file in (coordinator_pb2.DESCRIPTOR, node_pb2.DESCRIPTOR):
+    for file in (coordinator_pb2.DESCRIPTOR, membership_pb2.DESCRIPTOR, node_pb2.DESCRIPTOR):
         for service in file.services_by_name.values():
             for method in service.methods:
                 yield f"/{service.full_name}/{method.name}"
@@ -102,7 +102,7 @@ def test_without_a_key_every_method_is_refused_but_those_of_agents(tmp_path: Pat
     async def run() -> None:
         async with hub(tmp_path) as at:
             for method in methods():
-                if RIGHTS[method] is not None:
+                if not isinstance(RIGHTS[method], Proof):
                     assert await status_of(at.grpc_address, method) is grpc.StatusCode.UNAUTHENTICATED, method
 
     asyncio.run(run())
@@ -114,7 +114,7 @@ def test_a_key_of_the_wrong_scope_is_refused_by_every_method(tmp_path: Path) -> 
             for scope in Scope:
                 shown = (("authorization", f"Bearer {await key_of(at, scope)}"),)
                 for method, allowed in RIGHTS.items():
-                    if allowed is None or scope in allowed or scope is Scope.ADMIN:
+                    if isinstance(allowed, Proof) or scope in allowed or scope is Scope.ADMIN:
                         continue
                     status = await status_of(at.grpc_address, method, shown)
                     assert status is grpc.StatusCode.PERMISSION_DENIED, (method, scope)

@@ -9,14 +9,16 @@ from pathlib import Path
 import click
 
 from chorus_cli.address import join_address
-from chorus_cli.announce import Addresses, join_lines, print_registrations
+from chorus_cli.announce import Addresses, credential_lines, join_lines, print_registrations
 from chorus_cli.backends import backend_nodes
+from chorus_cli.opening import with_credentials
 from chorus_cli.options import effective, ready_file_option, settings_options
 from chorus_cli.process import ask_to_stop, first_of, logging_to, pid_file, run_until_stopped
 from chorus_cli.ready_file import ready_file
 from chorus_cli.settings import CliSettings
 from chorus_proto.clock import SystemClock
 from chorus_proto.cluster import Cluster
+from chorus_proto.exposure import needs_keys
 from chorus_server.app import running
 from chorus_server.console import Console, Ended, run_terminal
 from chorus_server.settings import CoordinatorSettings
@@ -43,8 +45,10 @@ async def run(settings: CoordinatorSettings, ready: Path | None, stop: asyncio.E
         with pid_file(settings.state_dir, "coordinator"), ready_file(ready) as told:
             join = join_address(settings.host, hub.grpc_address)
             told.write({"grpc_address": hub.grpc_address, "join": join})
+            keys = needs_keys(settings.host, insecure=settings.insecure, require_keys=settings.require_keys)
             at = Addresses(host=settings.host, grpc=hub.grpc_address, http="")
-            print("coordinator ready", *join_lines(at), sep="\n", flush=True)
+            at = await with_credentials(at, hub, settings.state_dir, keys_required=keys)
+            print("coordinator ready", *credential_lines(at), *join_lines(at), sep="\n", flush=True)
             if console:
                 await first_of(stop.wait(), terminal(hub.coordinator, stop))
             else:

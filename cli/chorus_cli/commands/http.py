@@ -16,15 +16,17 @@ from chorus_cli.process import first_of, logging_to, pid_file, run_until_stopped
 from chorus_cli.ready_file import ready_file
 from chorus_cli.remote import dialled
 from chorus_cli.settings import CliSettings
+from chorus_cli.trust import learn_authority
 from chorus_http.app import create_app
 from chorus_http.chats.store import ChatStore
 from chorus_http.grpc_cluster import GrpcCluster
 from chorus_http.listen import CannotListen, HttpServer, serving
 from chorus_http.response_store import ResponseStore
 from chorus_http.settings import HttpSettings
+from chorus_http.tls import http_tls, speaks_tls
 from chorus_proto.clock import Clock, SystemClock
 from chorus_proto.cluster import Cluster
-from chorus_proto.errors import ClusterError
+from chorus_proto.errors import ClusterError, CoordinatorUnavailable, Forbidden
 from chorus_proto.exposure import needs_keys, refuse_exposure
 from chorus_proto.files import state_folder
 from chorus_proto.settings import SettingsError
@@ -35,7 +37,7 @@ RETRY_S = 0.25
 @click.command("http")
 @ready_file_option
 @settings_options(HttpSettings)
-@settings_options(CliSettings, only=("coordinator", "log_level", "answer_within_s"), config=False)
+@settings_options(CliSettings, only=("coordinator", "coordinator_ca", "log_level", "answer_within_s"), config=False)
 def command(config: Path | None, ready_file: Path | None, **flags: object) -> None:
     """Start an HTTP address for a coordinator that runs elsewhere."""
     settings = effective(HttpSettings, "http", config=config, flags=flags)
@@ -47,6 +49,7 @@ def command(config: Path | None, ready_file: Path | None, **flags: object) -> No
 
 async def run(settings: HttpSettings, cli: CliSettings, ready: Path | None, stop: asyncio.Event) -> None:
     """Raises SettingsError. A coordinator that is away is no reason to end: callers get 503 until it comes."""
+    await _learn(cli)
     cluster = dialled(cli.coordinator, cli)
     try:
         async with listening(cluster, settings, SystemClock()) as server:
@@ -64,6 +67,25 @@ async def run(settings: HttpSettings, cli: CliSettings, ready: Path | None, stop
                 await first_of(stop.wait(), server.wait_stopped(), tell())
     finally:
         await cluster.aclose()
+
+
+async def _learn(cli: CliSettings) -> None:
+    """Know the coordinator that the settings name by its authority; wait for it the first time.
+
+    Raises SettingsError when another one answers.
+    """
+    told = False
+    while True:
+        try:
+            await asyncio.to_thread(learn_authority, cli.coordinator, cli)
+            return
+        except Forbidden as error:
+            raise SettingsError(error.message) from None
+        except CoordinatorUnavailable as error:
+            if not told:
+                print(f"waiting: {error.message}", flush=True)
+                told = True
+            await asyncio.sleep(RETRY_S)
 
 
 async def _answers(cluster: GrpcCluster, address: str) -> None:
@@ -89,14 +111,26 @@ def asks_for_keys(settings: HttpSettings) -> bool:
 async def listening(cluster: Cluster, settings: HttpSettings, clock: Clock) -> AsyncGenerator[HttpServer]:
     """The HTTP address of `cluster` while the block runs. Raises SettingsError when it cannot be had."""
     keys = asks_for_keys(settings)
-    refuse_exposure("the HTTP address", settings.host, insecure=settings.insecure, encrypted=False, keys=keys)
+    encrypted = speaks_tls(settings)
+    refuse_exposure("the HTTP address", settings.host, insecure=settings.insecure, encrypted=encrypted, keys=keys)
     try:
         async with (
+            http_tls(settings, clock) as tls,
             kept_chats(settings) as chats,
             kept_responses(settings, clock) as responses,
             documents_door(settings, cluster, clock) as documents,
             serving(
-                create_app(cluster, settings, clock, documents, chats=chats, responses=responses), settings
+                create_app(
+                    cluster,
+                    settings,
+                    clock,
+                    documents,
+                    chats=chats,
+                    responses=responses,
+                    ca_pem=None if tls is None else tls.authority.pem,
+                ),
+                settings,
+                tls,
             ) as server,
         ):
             yield server

@@ -16,6 +16,7 @@ from chorus_cli.backends import backend_nodes
 from chorus_cli.commands.coordinator import terminal
 from chorus_cli.commands.http import asks_for_keys, listening
 from chorus_cli.local_agent import LocalAgent
+from chorus_cli.opening import with_credentials
 from chorus_cli.options import as_flags, effective, ready_file_option, settings_options
 from chorus_cli.process import first_of, logging_to, pid_file, run_until_stopped
 from chorus_cli.ready_file import ReadyFile, ready_file
@@ -87,7 +88,9 @@ async def run(plan: Plan, ready: Path | None, stop: asyncio.Event) -> None:
                         http=server.url,
                         ollama=server.ollama_url,
                         keys=asks_for_keys(plan.http),
+                        own_certificate=plan.http.tls_cert is not None,
                     )
+                    at = await with_credentials(at, hub, state_dir, keys_required=at.keys)
                     works: list[Awaitable[object]] = [stop.wait(), server.wait_stopped()]
                     if plan.cli.agent:
                         works.append(_watch(agent.start(), model, stop))

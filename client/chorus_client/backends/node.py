@@ -20,6 +20,7 @@ from chorus_client.engines.remote import RemoteEngine
 from chorus_client.hardware import LiveReadings
 from chorus_client.idle_probe import ProbeLimits
 from chorus_client.link import CoordinatorLink
+from chorus_client.membership import Door, open_door
 from chorus_client.memory_gate import MemoryGate
 from chorus_client.pool import Pool, PoolRules
 from chorus_client.preflight import Reserve
@@ -67,8 +68,16 @@ class BackendNode:
     """Runs from `run`'s begin to its end. `join`: HOST:PORT of the coordinator."""
 
     def __init__(
-        self, backend: RegisteredBackend, *, join: str, folder: Path, clock: Clock, rules: BackendRules
+        self,
+        backend: RegisteredBackend,
+        *,
+        join: str,
+        folder: Path,
+        clock: Clock,
+        rules: BackendRules,
+        door: Door = open_door,
     ) -> None:
+        self._door = door
         self._backend = backend
         self._name = backend.wish.name
         self._join = join
@@ -145,7 +154,13 @@ class BackendNode:
             fenced=lambda: link.fenced,
         )
         link = CoordinatorLink(
-            self._join, agent, self._clock, connect_within_s=3.0, reconnect_max_s=2.0, fence_after_s=30.0
+            self._join,
+            agent,
+            self._clock,
+            connect_within_s=3.0,
+            reconnect_max_s=2.0,
+            fence_after_s=30.0,
+            door=self._door,
         )
         telling.append(agent.replica_changed)
         await agent.prepare((EngineKind.REMOTE,))

@@ -13,6 +13,7 @@ from pathlib import Path
 from chorus_client.backends.addresses import host_and_port, require_allowed
 from chorus_client.backends.node import BackendNode, BackendRules
 from chorus_client.link import Refused
+from chorus_client.membership import Door, open_door
 from chorus_client.transfer.checked_resolver import CheckedResolver
 from chorus_proto.addresses import is_ip_address
 from chorus_proto.backends import BackendHealth, BackendState, RegisteredBackend
@@ -28,8 +29,9 @@ STOP_GRACE_S = 5.0
 class BackendNodes:
     """Satisfies the coordinator's `BackendRunner`. Close it with `aclose`."""
 
-    def __init__(self, *, join: str, folder: Path, clock: Clock, rules: BackendRules) -> None:
-        """`join`: HOST:PORT of the coordinator. `folder`: where its files may lie."""
+    def __init__(self, *, join: str, folder: Path, clock: Clock, rules: BackendRules, door: Door = open_door) -> None:
+        """`join`: HOST:PORT of the coordinator, `door`: how it is dialled. `folder`: where its files may lie."""
+        self._door = door
         self._join = join
         self._folder = folder
         self._clock = clock
@@ -66,7 +68,12 @@ class BackendNodes:
 
     def start(self, backend: RegisteredBackend) -> None:
         node = BackendNode(
-            backend, join=self._join, folder=self._folder / backend.wish.name, clock=self._clock, rules=self._rules
+            backend,
+            join=self._join,
+            folder=self._folder / backend.wish.name,
+            clock=self._clock,
+            rules=self._rules,
+            door=self._door,
         )
         task = asyncio.create_task(node.run(), name=f"backend:{backend.wish.name}")
         task.add_done_callback(lambda done: _say_if_broken(backend.wish.name, done))

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 
 from grpc import aio
 
+from chorus_client.membership import Door, open_door
 from chorus_proto import node_pb2, node_pb2_grpc
-from chorus_proto.channel import DIALER_OPTIONS
 from chorus_proto.convert import failure_message
 from chorus_proto.convert_transfers import chunk_frame, of_chunk
 from chorus_proto.errors import ClusterError, TransferFailed
@@ -24,8 +24,9 @@ Call = aio.StreamStreamCall[node_pb2.TransferFrame, node_pb2.TransferFrame]
 class TransferCalls:
     """Dials the coordinator at `address` for each transfer. `write_within_s`: longest wait for it to take a message."""
 
-    def __init__(self, address: str, *, write_within_s: float) -> None:
+    def __init__(self, address: str, *, write_within_s: float, door: Door = open_door) -> None:
         self._address = address
+        self._door = door
         self._write_within_s = write_within_s
 
     @asynccontextmanager
@@ -51,8 +52,9 @@ class TransferCalls:
 
     @asynccontextmanager
     async def _opened(self, ticket: str, offset: int) -> AsyncGenerator[Call]:
-        async with aio.insecure_channel(self._address, options=DIALER_OPTIONS) as channel:
-            call = node_pb2_grpc.NodeServiceStub(channel).Transfer()
+        membership = await self._door()
+        async with membership.dial(self._address) as channel:
+            call = node_pb2_grpc.NodeServiceStub(channel).Transfer(metadata=membership.metadata)
             try:
                 opened = node_pb2.TransferOpen(ticket=ticket, offset=offset)
                 await _write(call, node_pb2.TransferFrame(open=opened), self._write_within_s)

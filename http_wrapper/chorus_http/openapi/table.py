@@ -36,6 +36,7 @@ EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 TEXT = "text/plain"
 MARKDOWN = "text/markdown"
+PEM = "application/x-pem-file"
 HTML = "text/html"
 NOTHING = ""
 """An answer without a body."""
@@ -178,6 +179,9 @@ OPERATIONS: Mapping[str, Told] = {
         summary="Can a model answer; 503 with the reason when none can",
         tag="Cluster",
         answer=(answers.Readiness,),
+    ),
+    "GET /join/ca": Told(
+        summary="The certificate of the hub's authority; 404 when it is not encrypted", tag="Cluster", also=(PEM,)
     ),
     "GET /status": Told(summary="Every PC with its score and models", tag="Cluster", answer=(answers.StatusAnswer,)),
     "GET /metrics": Told(summary="Prometheus metrics", tag="Cluster", also=(TEXT,)),

@@ -93,6 +93,24 @@ MIGRATIONS: tuple[Sequence[str], ...] = (
         "CREATE TABLE model_alias (name TEXT PRIMARY KEY, model TEXT NOT NULL) WITHOUT ROWID",
     ),
     ("ALTER TABLE api_key ADD COLUMN thought_field TEXT",),
+    (
+        """CREATE TABLE join_token (
+            token_id TEXT PRIMARY KEY,
+            digest BLOB NOT NULL, -- SHA-256 of the secret
+            created_unix_s REAL NOT NULL,
+            expires_unix_s REAL NOT NULL,
+            uses_left INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+        """CREATE TABLE member (
+            node_id TEXT PRIMARY KEY,
+            digest BLOB NOT NULL, -- SHA-256 of the secret that the node shows
+            name TEXT NOT NULL,
+            address TEXT NOT NULL, -- it joined from there
+            token_id TEXT NOT NULL,
+            joined_unix_s REAL NOT NULL,
+            revoked_unix_s REAL
+        ) WITHOUT ROWID""",
+    ),
 )
 
 

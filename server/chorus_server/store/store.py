@@ -16,6 +16,7 @@ from chorus_proto.values import EngineKind, Hardware, ModelFile
 from chorus_server.store.aliases import AliasTable
 from chorus_server.store.backends import BackendTable
 from chorus_server.store.keys import KeyTable
+from chorus_server.store.members import MemberTable
 from chorus_server.store.records import Measurement, Opened, SavedNode
 from chorus_server.store.schema import open_database
 
@@ -33,6 +34,7 @@ class Store:
         self.keys = KeyTable(writer)
         self.backends = BackendTable(writer)
         self.aliases = AliasTable(writer)
+        self.members = MemberTable(writer)
 
     @classmethod
     def open(cls, path: Path, *, busy_s: float = BUSY_S) -> Store:
