@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chorus_client.policy import Reaction
+from chorus_proto.addresses import check_networks
 from chorus_proto.settings import rising, setting
 from chorus_proto.values import EngineKind
 
@@ -31,7 +32,7 @@ class AgentSettings:
     )
     registry_url: str = setting("https://registry.ollama.ai", "Ollama registry that `chorus models pull NAME` asks")
     download_hosts: tuple[str, ...] = setting(
-        (), "HOST or HOST:PORT in your own network that models may be downloaded from, besides registry_url's"
+        (), "HOST, HOST:PORT or NETWORK/BITS of yours that models may be downloaded from, besides registry_url's"
     )
     download_limit_bytes: int = setting(200 * 10**9, "largest model file that may come over the network", minimum=1)
     download_stall_s: float = setting(60.0, "a download is tried again after this long without a byte", minimum=0.1)
@@ -126,6 +127,7 @@ class AgentSettings:
 
     def check(self) -> None:
         """Raises SettingsError for two settings that contradict each other."""
+        check_networks("download_hosts", self.download_hosts)
         rising(self, "load_within_s", "load_cap_s", equal=True)
         rising(self, "reconnect_max_s", "fence_after_s")
         rising(self, "connect_within_s", "fence_after_s")

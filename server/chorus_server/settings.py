@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
+from chorus_proto.addresses import check_networks
 from chorus_proto.exposure import ALLOWED_HOSTS, INSECURE, REQUIRE_KEYS, TLS
 from chorus_proto.settings import SettingsError, rising, setting
 from chorus_proto.values import RoutingStrategy
@@ -79,7 +80,7 @@ class CoordinatorSettings:
     copy_wait_s: float = setting(120.0, "a transfer waits this long for a node that is away", minimum=0.2)
     unload_within_s: float = setting(30.0, "running generations may finish for this long before an unload", minimum=0)
     backend_hosts: tuple[str, ...] = setting(
-        (), "HOST or HOST:PORT in your own network that backends may be at, besides those on the internet"
+        (), "HOST, HOST:PORT or NETWORK/BITS of yours that backends may be at, besides those on the internet"
     )
     backend_slots: int = setting(8, "generations at once on a backend that does not say", minimum=1, maximum=1024)
     health_interval_s: float = setting(
@@ -92,6 +93,7 @@ class CoordinatorSettings:
         """Raises SettingsError for two settings that contradict each other."""
         shares_of(self.user_shares)
         weights_of(self.node_weights)
+        check_networks("backend_hosts", self.backend_hosts)
         rising(self, "heartbeat_s", "suspect_after_s", "dead_after_s", "forget_after_s")
         rising(self, "forget_after_s", "forget_asleep_after_s", equal=True)
         if self.wake_address:

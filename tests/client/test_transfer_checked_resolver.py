@@ -98,3 +98,14 @@ def test_registry_and_proxies_are_the_owners_own(monkeypatch: pytest.MonkeyPatch
         "[::1]:5000",
         "proxy.lan:3128",
     }
+
+
+def test_a_listed_network_lets_its_addresses_in_by_name_and_as_they_are() -> None:
+    lan = frozenset({"192.168.1.0/24"})
+    assert resolved("192.168.1.7", host="attic.lan", hosts=lan) == ["192.168.1.7"]
+    require_allowed_address("http://192.168.1.7:8000/v1", lan)
+    for stranger in ("192.168.2.7", "127.0.0.1", "169.254.169.254"):
+        with pytest.raises(AddressNotAllowed):
+            resolved("192.168.1.7", stranger, host="attic.lan", hosts=lan)
+        with pytest.raises(AddressNotAllowed):
+            require_allowed_address(f"http://{stranger}:8000/v1", lan)

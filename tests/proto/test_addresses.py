@@ -2,8 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from chorus_proto.addresses import is_ip_address, is_public, require_public
+from chorus_proto.addresses import (
+    check_networks,
+    in_network,
+    is_ip_address,
+    is_public,
+    network_of,
+    require_public,
+)
 from chorus_proto.errors import AddressNotAllowed
+from chorus_proto.settings import SettingsError
 
 
 @pytest.mark.parametrize(
@@ -41,3 +49,30 @@ def test_a_name_is_no_address() -> None:
     assert is_ip_address("127.0.0.1")
     assert not is_ip_address("127.1")
     assert not is_ip_address("localhost")
+
+
+@pytest.mark.parametrize(
+    ("address", "network", "inside"),
+    [
+        ("192.168.1.7", "192.168.1.0/24", True),
+        ("192.168.2.7", "192.168.1.0/24", False),
+        ("::ffff:192.168.1.7", "192.168.1.0/24", True),
+        ("[fd00::1]", "fd00::/8", True),
+        ("192.168.1.7", "fd00::/8", False),
+        ("127.0.0.1", "0.0.0.0/0", False),
+        ("169.254.169.254", "0.0.0.0/0", False),
+        ("::ffff:127.0.0.1", "0.0.0.0/0", False),
+        ("127.0.0.2", "127.0.0.0/8", True),
+        ("attic-pc", "192.168.1.0/24", False),
+    ],
+)
+def test_a_network_holds_its_addresses_and_never_loopback_by_accident(address: str, network: str, inside: bool) -> None:
+    found = network_of(network)
+    assert found is not None
+    assert in_network(address, found) is inside
+
+
+def test_what_looks_like_a_network_and_is_none_is_refused_by_name() -> None:
+    check_networks("backend_hosts", ["attic", "attic:8000", "10.0.0.0/8"])
+    with pytest.raises(SettingsError, match=r"backend_hosts: '10\.0\.0\.0/33'"):
+        check_networks("backend_hosts", ["10.0.0.0/33"])

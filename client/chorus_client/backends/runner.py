@@ -49,7 +49,8 @@ class BackendNodes:
             raise InvalidRequest(error.message, param="url") from None
         except AddressNotAllowed as error:
             raise AddressNotAllowed(
-                f"{error.message}; the coordinator's setting backend_hosts can allow it, as HOST or HOST:PORT",
+                f"{error.message}; the coordinator's setting backend_hosts can allow it, as HOST, HOST:PORT or "
+                "NETWORK/BITS",
                 param="url",
             ) from None
 

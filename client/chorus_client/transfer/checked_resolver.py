@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import socket
 import urllib.request
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from chorus_proto.addresses import is_ip_address, require_public
+from chorus_proto.addresses import Network, in_network, is_ip_address, network_of, require_public
 from chorus_proto.errors import AddressNotAllowed, TransferFailed
 
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")
@@ -48,7 +49,8 @@ class CheckedResolver(AbstractResolver):
         found = await self._inner.resolve(host, port, family)
         if not _is_listed(host, port, self._hosts):
             for one in found:
-                require_public(one["host"], of=host)
+                if not in_listed_network(one["host"], self._hosts):
+                    require_public(one["host"], of=host)
         return found
 
     async def close(self) -> None:
@@ -64,7 +66,8 @@ def require_allowed_address(url: str, hosts: frozenset[str], *, of: str = "the d
     host = parsed.raw_host or ""
     if not is_ip_address(host) and _NUMBER.fullmatch(host.rpartition(".")[2]):
         raise AddressNotAllowed(f"{of} is at an IPv4 address that is not written as four decimal numbers")
-    if is_ip_address(host) and not _is_listed(host, parsed.port or 0, hosts):
+    listed = _is_listed(host, parsed.port or 0, hosts) or in_listed_network(host, hosts)
+    if is_ip_address(host) and not listed:
         require_public(host, of=of)
 
 
@@ -72,6 +75,16 @@ def _is_listed(host: str, port: int, hosts: frozenset[str]) -> bool:
     bare = host.strip("[]").lower().rstrip(".")
     named = f"[{bare}]" if ":" in bare else bare
     return bare in hosts or named in hosts or f"{named}:{port}" in hosts
+
+
+def in_listed_network(address: str, hosts: frozenset[str]) -> bool:
+    """Whether one of `hosts` is a network, such as 192.168.1.0/24, with this address in it."""
+    return any(in_network(address, network) for network in _networks(hosts))
+
+
+@lru_cache(maxsize=16)
+def _networks(hosts: frozenset[str]) -> tuple[Network, ...]:
+    return tuple(network for one in hosts if "/" in one and (network := network_of(one)) is not None)
 
 
 def own_hosts(*urls: str) -> frozenset[str]:
