@@ -7,8 +7,15 @@ from collections.abc import Sequence
 import grpc
 from grpc import aio
 
-from chorus_proto.channel import DIALER_OPTIONS
+from chorus_proto.channel import DIALER_OPTIONS, ChannelOption
 from chorus_proto.tls.names import HUB_NAME
+
+_TLS_OPTIONS: tuple[ChannelOption, ...] = (
+    *(one for one in DIALER_OPTIONS if one[0] != "grpc.min_reconnect_backoff_ms"),
+    # It is also how long one try may take, and the handshake of a busy small PC takes its time.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
+    ("grpc.ssl_target_name_override", HUB_NAME),
+)
 
 
 def dial(address: str, ca_pem: bytes | None, *, interceptors: Sequence[aio.ClientInterceptor] = ()) -> aio.Channel:
@@ -18,6 +25,6 @@ def dial(address: str, ca_pem: bytes | None, *, interceptors: Sequence[aio.Clien
     return aio.secure_channel(
         address,
         grpc.ssl_channel_credentials(root_certificates=ca_pem),
-        options=(*DIALER_OPTIONS, ("grpc.ssl_target_name_override", HUB_NAME)),
+        options=_TLS_OPTIONS,
         interceptors=interceptors,
     )
