@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from chorus_proto.clock import SystemClock
 from chorus_proto.errors import ClusterError, ErrorCode, Forbidden, RateLimitExceeded
 from chorus_proto.ids import RequestId
 from chorus_proto.keys import ApiKey, KeyClaim, Scope, key_text
+from chorus_proto.tls.authority import FOLDER, PUBLIC_FILE
 from tests.support.clock import FakeClock
 from tests.support.fake_cluster import MODEL, FakeCluster, waiting
 from tests.support.http_face import Reply, http_face, send_raw, until
@@ -59,8 +61,10 @@ class Face:
     cluster: FakeCluster
     server: HttpServer
 
+    tls: ssl.SSLContext | None = None
+
     async def send(self, path: str, *headers: str, method: str = "GET", body: bytes = b"") -> Reply:
-        return await send_raw(self.server.port, request(path, *headers, method=method, body=body))
+        return await send_raw(self.server.port, request(path, *headers, method=method, body=body), self.tls)
 
     async def chat(self, *headers: str) -> Reply:
         return await self.send(CHAT, *headers, method="POST", body=BODY)
@@ -70,7 +74,14 @@ class Face:
 async def locked(settings: HttpSettings = LOCKED, *, chats: ChatStore | None = None) -> AsyncGenerator[Face]:
     cluster = FakeCluster()
     async with http_face(cluster, settings, chats=chats) as server:
-        yield Face(cluster, server)
+        yield Face(cluster, server, trusting(settings, server))
+
+
+def trusting(settings: HttpSettings, server: HttpServer) -> ssl.SSLContext | None:
+    """What a client of `server` connects with; None in clear."""
+    if server.url.startswith("http:"):
+        return None
+    return ssl.create_default_context(cafile=settings.state_dir / FOLDER / PUBLIC_FILE)
 
 
 @pytest.fixture
@@ -105,18 +116,31 @@ def test_every_route_has_its_right_and_no_right_is_left_without_its_route(chats:
 
 
 def test_only_probes_and_a_page_of_fixed_text_are_public() -> None:
-    assert {route for route, right in RIGHTS.items() if right is None} == {"GET /health", "GET /readyz", "GET /docs"}
+    assert {route for route, right in RIGHTS.items() if right is None} == {
+        "GET /health",
+        "GET /readyz",
+        "GET /docs",
+        "GET /join/ca",
+    }
 
 
-def test_without_a_key_every_route_and_method_is_401_but_the_public_ones(chats: ChatStore) -> None:
+@pytest.mark.parametrize("tls", [False, True])
+def test_without_a_key_every_route_and_method_is_401_but_the_public_ones(
+    chats: ChatStore, tmp_path: Path, tls: bool
+) -> None:
+    settings = replace(LOCKED, tls=tls, state_dir=tmp_path)
+
     async def run() -> None:
-        async with locked(chats=chats) as face:
+        async with locked(settings, chats=chats) as face:
+            assert face.server.url.startswith("https:" if tls else "http:")
             paths = {path_of(rule) for _, rule in routes(app_of(chats))} | {"/no/such/path", "/v1/", "/admin"}
             public = {path_of(route.partition(" ")[2]) for route, right in RIGHTS.items() if right is None}
             for path in sorted(paths):
                 for method in METHODS:
                     reply = await face.send(path, method=method)
                     expected = 200 if path in public and method in ("GET", "HEAD") else 401
+                    if path == "/join/ca" and expected == 200 and not tls:
+                        expected = 404  # there is no authority
                     assert reply.status == expected, (method, path, reply)
             assert face.cluster.calls == [] and face.cluster.loads == [] and face.cluster.unloads == []
 
@@ -219,16 +243,21 @@ def test_a_key_in_the_address_is_401_even_if_it_is_good_and_a_cookie_is_no_key()
     asyncio.run(run())
 
 
-def test_a_revoked_key_ends_its_running_stream_within_a_second_and_is_401_from_then_on() -> None:
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_revoked_key_ends_its_running_stream_within_a_second_and_is_401_from_then_on(
+    tmp_path: Path, tls: bool
+) -> None:
+    # A stream that is opened at once, so that it is the connection that must be cut.
+    settings = replace(LOCKED, tls=tls, state_dir=tmp_path, stream_open_after_s=0.05)
+
     async def run() -> None:
         gate = asyncio.Event()
         cluster = FakeCluster(waiting(gate))
-        # A stream that is opened at once, so that it is the connection that must be cut.
-        settings = HttpSettings(http_port=0, drain_within_s=1.0, require_keys=True, stream_open_after_s=0.05)
         async with http_face(cluster, settings) as server:
+            trust = trusting(settings, server)
             key, other = cluster.add_key("ann", Scope.INFER), cluster.add_key("ben", Scope.INFER)
             sent = [request(CHAT, bearer(k), method="POST", body=STREAMED) for k in (key, other)]
-            pairs = [await asyncio.open_connection("127.0.0.1", server.port) for _ in sent]
+            pairs = [await asyncio.open_connection("127.0.0.1", server.port, ssl=trust) for _ in sent]
             for (reader, writer), one in zip(pairs, sent, strict=True):
                 writer.write(one)
                 assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
@@ -239,7 +268,7 @@ def test_a_revoked_key_ends_its_running_stream_within_a_second_and_is_401_from_t
                     await pairs[0][0].readuntil(b"[DONE]")
             assert time.monotonic() - began_s <= 1.0
             await until(lambda: len(cluster.cancelled) == 1)
-            again = await send_raw(server.port, request("/v1/models", bearer(key)))
+            again = await send_raw(server.port, request("/v1/models", bearer(key)), trust)
             assert refusal(again) == (401, "invalid_api_key")
             gate.set()
             assert b"[DONE]" in await asyncio.wait_for(pairs[1][0].read(), 5)

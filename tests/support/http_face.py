@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +17,8 @@ from chorus_http.listen import HttpServer, serving
 from chorus_http.rag.opening import LibraryDoor
 from chorus_http.response_store import ResponseStore
 from chorus_http.settings import HttpSettings
-from chorus_proto.clock import SystemClock
+from chorus_http.tls import http_tls
+from chorus_proto.clock import Clock, SystemClock
 from chorus_proto.cluster import Cluster
 
 WITHIN_S = 10.0
@@ -30,11 +32,15 @@ async def http_face(
     *,
     chats: ChatStore | None = None,
     responses: ResponseStore | None = None,
+    clock: Clock | None = None,
 ) -> AsyncGenerator[HttpServer, None]:
     chosen = settings or HttpSettings(http_port=0, drain_within_s=1.0)
-    app = create_app(cluster, chosen, SystemClock(), documents, chats=chats, responses=responses)
-    async with serving(app, chosen) as server:
-        yield server
+    # `clock`: of the certificate alone.
+    async with http_tls(chosen, clock or SystemClock()) as tls:
+        ca_pem = None if tls is None else tls.authority.pem
+        app = create_app(cluster, chosen, SystemClock(), documents, chats=chats, responses=responses, ca_pem=ca_pem)
+        async with serving(app, chosen, tls) as server:
+            yield server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +74,10 @@ def get(path: str, *, method: str = "GET") -> bytes:
     return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
 
-async def send_raw(port: int, sent: bytes) -> Reply:
-    """Send these bytes, read until the server closes."""
+async def send_raw(port: int, sent: bytes, tls: ssl.SSLContext | None = None) -> Reply:
+    """Send these bytes, read until the server closes; `tls`: whom to trust, None in clear."""
     async with asyncio.timeout(WITHIN_S):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
         try:
             writer.write(sent)
             return parse(await reader.read())
