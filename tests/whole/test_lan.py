@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import ssl
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ import pytest
 
 from chorus_proto.membership import JoinToken, join_token_of, new_join_token
 from chorus_proto.tls.authority import FOLDER, PUBLIC_FILE
-from tests.whole.support import Chorus, Ended, HttpReply, Running, cluster, eventually, run_chorus
+from tests.whole.support import Chorus, Ended, HttpReply, Running, clean_environment, cluster, eventually, run_chorus
 
 OPEN = ("--host=0.0.0.0", "--engines=scripted", "--no-microbench")
 QUICK = ("--heartbeat-s=0.2", "--suspect-after-s=0.6", "--dead-after-s=2")
@@ -58,12 +60,21 @@ class Hub:
         """The flags of commands on the hub's own PC."""
         return f"--coordinator={self.grpc}", f"--state-dir={self.chorus.state_dir}"
 
-    def ask(self, path: str, *, key: str = "", body: dict[str, object] | None = None) -> HttpReply:
+    def ask(
+        self,
+        path: str,
+        *,
+        key: str = "",
+        body: dict[str, object] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> HttpReply:
         """As a caller who trusts the hub's authority."""
         trust = ssl.create_default_context(cafile=self.chorus.state_dir / FOLDER / PUBLIC_FILE)
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        told = {"Content-Type": "application/json", **(headers or {})}
+        if key:
+            told["Authorization"] = f"Bearer {key}"
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data=data, headers=headers)
+        request = urllib.request.Request(f"{self.url}{path}", data=data, headers=told)
         try:
             with urllib.request.urlopen(request, timeout=20, context=trust) as reply:
                 return HttpReply(status=reply.status, body=reply.read())
@@ -116,6 +127,40 @@ def test_callers_need_the_authority_and_a_key(hub: Hub) -> None:
     plain = hub.url.replace("https:", "http:")
     with pytest.raises((urllib.error.URLError, ConnectionError, OSError)):
         urllib.request.urlopen(f"{plain}/health", timeout=20)
+
+
+def test_the_openai_client_needs_no_more_than_the_authority_in_its_environment(hub: Hub) -> None:
+    program = (
+        "import sys, openai; client = openai.OpenAI(base_url=sys.argv[1], max_retries=0); "
+        "print([model.id for model in client.models.list()])"
+    )
+
+    trust = str(hub.chorus.state_dir / FOLDER / PUBLIC_FILE)
+    ended = subprocess.run(
+        [sys.executable, "-c", program, f"{hub.url}/v1"],
+        env=clean_environment(OPENAI_API_KEY=hub.admin_key, SSL_CERT_FILE=trust),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "scripted" in ended.stdout, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("headers", "method", "status"),
+    [
+        ({"Host": "evil.example"}, "GET", 400),
+        ({"Host": "evil.example"}, "POST", 400),
+        ({"Origin": "https://evil.example"}, "POST", 403),
+        ({"Origin": "null"}, "POST", 403),
+    ],
+)
+def test_names_and_pages_of_others_are_refused_on_the_lan_as_well_even_with_a_key(
+    hub: Hub, headers: dict[str, str], method: str, status: int
+) -> None:
+    body: dict[str, object] | None = {} if method == "POST" else None
+    assert hub.ask("/reassign", key=hub.admin_key, body=body, headers=headers).status == status
 
 
 def test_a_pc_comes_in_by_the_printed_token_once_and_is_cut_off_when_it_is_revoked(hub: Hub, tmp_path: Path) -> None:
