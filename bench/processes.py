@@ -95,29 +95,37 @@ def cpu_s(process: psutil.Process) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmallHub:
-    """A hub with agents of their own; `grpc_address` is where commands ask."""
+    """A hub with agents of their own, in the order they were named; `grpc_address` is where commands ask."""
 
     http_url: str
     grpc_address: str
     hub: psutil.Process
+    agents: tuple[psutil.Process, ...]
 
 
 @contextmanager
-def cluster_of(folder: Path, agents: Mapping[str, Sequence[str]], *flags: str) -> Generator[SmallHub]:
-    """A hub with `flags`, and an agent with its own flags for each name; all ready, all ended at the end."""
+def cluster_of(
+    folder: Path, agents: Mapping[str, Sequence[str]], *flags: str, prefix: Sequence[str] = ()
+) -> Generator[SmallHub]:
+    """A hub with `flags`, and an agent with its own flags for each name; all ready, all ended at the end.
+
+    `prefix` goes before the hub's command, to pin it to a core.
+    """
     state = f"--state-dir={folder / 'state'}"
     ready = folder / "hub.json"
-    processes = [_started("up", "--no-agent", "--grpc-port=0", "--http-port=0", state, f"--ready-file={ready}", *flags)]
+    fixed = ("up", "--no-agent", "--grpc-port=0", "--http-port=0", state, f"--ready-file={ready}")
+    processes = [_started(*fixed, *flags, prefix=prefix)]
     try:
         told = _wait_for(ready, processes[0])
         for name, own in agents.items():
             mine = folder / f"{name}.json"
-            fixed = (f"--name={name}", f"--join={told['join']}", "--threads=1", "--no-microbench", state)
-            processes.append(_started("agent", *fixed, f"--ready-file={mine}", *own))
+            asked = (f"--name={name}", f"--join={told['join']}", "--threads=1", "--no-microbench", state)
+            processes.append(_started("agent", *asked, f"--ready-file={mine}", *own))
             _wait_for(mine, processes[-1])
         url = str(told["http_url"])
         _until_serving(url, len(agents))
-        yield SmallHub(http_url=url, grpc_address=str(told["join"]), hub=psutil.Process(processes[0].pid))
+        hub, *others = (psutil.Process(process.pid) for process in processes)
+        yield SmallHub(http_url=url, grpc_address=str(told["join"]), hub=hub, agents=tuple(others))
     finally:
         for process in reversed(processes):
             process.terminate()
@@ -125,10 +133,9 @@ def cluster_of(folder: Path, agents: Mapping[str, Sequence[str]], *flags: str) -
             process.wait(timeout=60)
 
 
-def _started(*arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "chorus_cli", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+def _started(*arguments: str, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    command = [*prefix, sys.executable, "-m", "chorus_cli", *arguments]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 def _until_serving(url: str, agents: int) -> None:

@@ -1,0 +1,189 @@
+"""Chorus beside other gateways, in one run: `python -m bench.gateway --peers FOLDER [--install] [--quick]`.
+
+One mock engine for all. Each gateway has one core for itself; engine and client (and Chorus's agent, which is another
+PC's work) have the other. CPU time is psutil's, of all the gateway's processes. Rounds go through the gateways in turn,
+and the median round counts, so that the mood of a machine that others use too falls on all alike.
+
+Chorus stands twice: with the engine behind an agent, which is how a cluster is built and what the targets are for, and
+with the engine registered as a backend, where the hub's own process does the agent's work too. See docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+import uvloop
+
+from bench.gateway_cluster import embedding_fan_out, frozen_half
+from bench.gateway_measures import (
+    PACE,
+    Spent,
+    added_ttft_ms,
+    burst,
+    middle,
+    p99,
+    paced,
+    paced_answers,
+    requests,
+)
+from bench.gateways import (
+    CHORUS,
+    CHORUS_BACKEND,
+    LITELLM,
+    NGINX,
+    PEERS,
+    PLAIN,
+    SGLANG,
+    Gateway,
+    NotThere,
+    engine,
+    gateway,
+    install,
+    pin_this_process,
+)
+from bench.kept_alive import lateness_ms
+
+QUIET_STREAMS = 4
+MANY_STREAMS = 100
+HEADROOM_MS = 10.0
+
+
+class Report:
+    """One table for each measure, and Chorus's ratio to each other with its target."""
+
+    def __init__(self, gateways: Sequence[Gateway]) -> None:
+        self.gateways = gateways
+
+    async def spent(self, title: str, rounds: int, work: Callable[[Gateway], Awaitable[Spent]]) -> dict[str, Spent]:
+        found: dict[str, list[Spent]] = {one.name: [] for one in self.gateways}
+        for _ in range(rounds):
+            for one in self.gateways:
+                found[one.name].append(await work(one))
+        print(f"\n{title}")
+        told = {name: middle(each) for name, each in found.items()}
+        for name, one in told.items():
+            agent = f"   agent {one.agent_cpu_us:8.1f} µs" if one.agent_cpu_s else ""
+            print(f"  {name:<28} CPU {one.cpu_us:9.1f} µs   {one.per_core_s:9.0f} /core s   {one.per_s:9.0f} /s{agent}")
+        return told
+
+    @staticmethod
+    def ratio(words: str, figures: Mapping[str, float], other: str, target: str) -> None:
+        """Chorus's figure divided by the other's."""
+        if other in figures:
+            print(
+                f"  {words} of Chorus / {other:<16} {figures[CHORUS] / figures[other]:9.3f}   target {target}",
+                flush=True,
+            )
+
+
+async def cpu(report: Report, quick: bool) -> None:
+    rounds, seconds = (1, 1.0) if quick else (5, 2.0)
+    for connections, litellm in ((1, "<= 1/12 = 0.083"), (16, "<= 1/30 = 0.033")):
+        told = await report.spent(
+            f"Whole answers, {connections} connection(s)",
+            rounds,
+            lambda one, connections=connections: requests(one, connections=connections, seconds=seconds),
+        )
+        figures = {name: one.cpu_us for name, one in told.items()}
+        report.ratio("CPU per request", figures, LITELLM, litellm)
+        report.ratio("CPU per request", figures, PLAIN, "<= 1/6 = 0.167")
+        report.ratio("CPU per request", figures, NGINX, "<= 15")
+        report.ratio("CPU per request", figures, SGLANG, "<= 3")
+    told = await report.spent("Burst, 16 streams", rounds, lambda one: burst(one, streams=16, seconds=seconds))
+    for words, figures in (
+        ("chunks per core second", {name: one.per_core_s for name, one in told.items()}),
+        ("chunks/s delivered here", {name: one.per_s for name, one in told.items()}),
+    ):
+        report.ratio(words, figures, LITELLM, ">= 40")
+        report.ratio(words, figures, SGLANG, "> 1")
+
+
+async def pacing(report: Report, engine_url: str, quick: bool) -> None:
+    rounds, tokens = (1, 100) if quick else (3, 250)
+    late: dict[str, list[float]] = {one.name: [] for one in report.gateways}
+
+    async def quiet(one: Gateway) -> Spent:
+        spent, delays_ms = await paced(one, streams=QUIET_STREAMS, tokens=tokens)
+        late[one.name].append(p99(delays_ms))
+        return spent
+
+    print()
+    direct = p99(lateness_ms(await paced_answers(engine_url, streams=QUIET_STREAMS, tokens=tokens), PACE))
+    await report.spent(f"{QUIET_STREAMS} streams at {PACE} tokens/s", rounds, quiet)
+    print(f"  delay of a token p99, quiet; the engine alone {direct:.1f} ms; target for Chorus <= 5")
+    for name, each in late.items():
+        print(f"    {name:<26} {median(each):8.1f} ms")
+        each.clear()
+
+    async def many(one: Gateway) -> Spent:
+        spent, delays_ms = await paced(one, streams=MANY_STREAMS, tokens=tokens)
+        late[one.name].append(p99(delays_ms))
+        return spent
+
+    direct = p99(lateness_ms(await paced_answers(engine_url, streams=MANY_STREAMS, tokens=tokens), PACE))
+    told = await report.spent(f"{MANY_STREAMS} streams, {MANY_STREAMS * PACE} tokens/s", rounds, many)
+    figures = {name: one.cpu_us for name, one in told.items()}
+    report.ratio("CPU per paced token", figures, NGINX, "<= 6")
+    report.ratio("CPU per paced token", figures, SGLANG, "<= 3")
+    void = "" if direct < HEADROOM_MS else "; VOID: the engine alone is late"
+    print(f"  delay of a token p99; the engine alone {direct:.1f} ms{void}; target for Chorus < 20")
+    for name, each in late.items():
+        print(f"    {name:<26} {median(each):8.1f} ms")
+
+
+async def first_tokens(report: Report, engine_url: str, quick: bool) -> None:
+    print("\nTime to first token added to the engine's, p50, one quiet stream; target for Chorus <= 4 ms")
+    for one in report.gateways:
+        print(
+            f"  {one.name:<28} {await added_ttft_ms(one, engine_url, count=50 if quick else 400):+8.2f} ms", flush=True
+        )
+
+
+async def compared(gateways: Sequence[Gateway], engine_url: str, quick: bool) -> None:
+    report = Report(gateways)
+    await first_tokens(report, engine_url, quick)
+    await cpu(report, quick)
+    await pacing(report, engine_url, quick)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", type=Path, required=True, help="folder of the peers, to be thrown away afterwards")
+    parser.add_argument("--install", action="store_true", help="put them there first")
+    parser.add_argument("--only", nargs="*", default=[CHORUS, CHORUS_BACKEND, *PEERS], help="gateways to compare")
+    parser.add_argument("--part", choices=("gateways", "cluster"), help="only this half")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the load, to see that it runs")
+    told = parser.parse_args()
+    if told.install:
+        install(told.peers)
+    pin_this_process()
+    with tempfile.TemporaryDirectory() as base, ExitStack() as running:
+        if told.part != "cluster":
+            engine_url = running.enter_context(engine())
+            gateways: list[Gateway] = []
+            for number, name in enumerate(told.only):
+                folder = Path(base) / str(number)
+                folder.mkdir()
+                try:
+                    gateways.append(running.enter_context(gateway(name, engine_url, told.peers, folder)))
+                except NotThere as error:
+                    print(f"{name} is left out: {error}")
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(compared(gateways, engine_url, told.quick))
+        running.pop_all().close()
+        if told.part != "gateways":
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                for number, part in enumerate((frozen_half, embedding_fan_out)):
+                    folder = Path(base) / f"cluster{number}"
+                    folder.mkdir()
+                    runner.run(part(folder, quick=told.quick))
+
+
+if __name__ == "__main__":
+    main()
