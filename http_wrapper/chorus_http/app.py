@@ -19,6 +19,7 @@ from chorus_http.embedder import Embedder
 from chorus_http.errors import install_error_handlers
 from chorus_http.exchange import ExchangeMiddleware, current_exchange
 from chorus_http.gate import Gate
+from chorus_http.hot_routes import HotRoutes, HotTable
 from chorus_http.kept_responses import KeptResponses
 from chorus_http.metrics import HttpMetrics
 from chorus_http.model_control import ModelControl
@@ -82,6 +83,7 @@ def create_app(
     control = ModelControl(
         cluster, states, answer_within_s=settings.metadata_within_s, load_within_s=settings.request_within_s
     )
+    hot = HotTable()
     chat_documents = None
     if documents is None:
         app.register_blueprint(no_rag_routes())
@@ -91,15 +93,15 @@ def create_app(
         rag = documents_of(documents, cluster, states, settings, metrics)
         app.register_blueprint(rag.routes)
         chat_documents = rag.chat
-    app.register_blueprint(openai_routes(caller, states, clock, chat_documents))
+    app.register_blueprint(openai_routes(hot, caller, states, clock, chat_documents))
     kept = KeptResponses(cluster, responses)
     app.after_serving(kept.aclose)
     app.register_blueprint(responses_routes(caller, kept, settings, metrics, clock))
-    app.register_blueprint(anthropic_routes(caller, chat_documents))
+    app.register_blueprint(anthropic_routes(hot, caller, chat_documents))
     embedder = Embedder(cluster, states, settings)
-    app.register_blueprint(embeddings_routes(embedder))
+    app.register_blueprint(embeddings_routes(hot, embedder))
     app.register_blueprint(ollama_embed_routes(embedder, control))
-    app.register_blueprint(ollama_routes(caller, control, states, clock, chat_documents))
+    app.register_blueprint(ollama_routes(hot, caller, control, states, clock, chat_documents))
     app.register_blueprint(ollama_model_routes(cluster, control, settings, metrics))
     app.register_blueprint(model_routes(cluster, control, states, settings, metrics))
     app.register_blueprint(llama_router_routes(cluster, control, states, settings, metrics, clock))
@@ -131,7 +133,8 @@ def create_app(
     app.before_request(begin)
     if settings.cors_origins:
         app = cors(app, allow_origin=list(settings.cors_origins))
-    inner = cast("AsgiApp", app.asgi_app)
+    # Only Quart's extension knows which pages may read an answer.
+    inner = HotRoutes(cast("AsgiApp", app.asgi_app), gate, {} if settings.cors_origins else hot.routes, settings)
     around = ExchangeMiddleware(inner, metrics=metrics, clock=clock, log_requests=settings.log_requests)
     app.asgi_app = around  # pyright: ignore[reportAttributeAccessIssue]  # Quart types its own scopes, ours are ASGI's
     return app

@@ -10,15 +10,15 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 import msgspec
-from quart import Response
 
 from chorus_http.exchange import Exchange
 from chorus_http.framing import ANTHROPIC_EVENTS, OPENAI_EVENTS, TYPED_EVENTS, Framing, json_lines
 from chorus_http.metrics import HttpMetrics
+from chorus_http.replies import Reply
 from chorus_http.routed import routing_chunk, standing_comment, standing_headers, started_headers, with_routing
 from chorus_http.settings import HttpSettings
 from chorus_http.several import joined, merged, runs_of, usage_of_all
-from chorus_http.sse import GRACE_S, EventStream, Source, event_stream_response
+from chorus_http.sse import GRACE_S, EventStream, Source, event_stream_reply
 from chorus_http.wishes import wishes
 from chorus_proto.cluster import Call, CallEvent, CallFinished, CallOutput, CallStarted, CallWaiting, Cluster
 from chorus_proto.dialects.ollama_answer import waiting_line, with_wait
@@ -110,7 +110,7 @@ class Caller:
         *,
         keep_alive_s: float | None = None,
         heard: Callable[[bytes], None] | None = None,
-    ) -> Response:
+    ) -> Reply:
         """Raises the ClusterError of a failure that comes before the first output.
 
         `keep_alive_s`: how long the model stays on its node after this without a use; 0 frees it. `heard`: is told the
@@ -127,9 +127,7 @@ class Caller:
         whole = await self._whole(parsed, call, answer)
         if heard is not None:
             heard(whole.body)
-        response = Response(whole.body, content_type="application/json")
-        response.headers.update(whole.headers)
-        return response
+        return Reply(body=whole.body, headers=whole.headers)
 
     async def whole(self, parsed: ParsedRequest, exchange: Exchange) -> WholeAnswer:
         """The answer to a request that is not streamed, for routes that write it down in their own way."""
@@ -158,7 +156,7 @@ class Caller:
         exchange: Exchange,
         answer: _Answer,
         heard: Callable[[bytes], None] | None,
-    ) -> Response:
+    ) -> Reply:
         framing = _framing(parsed)
         if framing.comments:
             call = replace(call, standing_every_s=self._settings.ping_every_s)
@@ -170,7 +168,7 @@ class Caller:
         source = Source(events, render, CallFinished, call.within_s, silence)
         stream = EventStream(source, exchange, self._settings, self._metrics, framing)
         await stream.open()
-        return event_stream_response(stream.body(), answer.headers(), framing)
+        return event_stream_reply(stream.body(), answer.headers(), framing)
 
     async def _whole(self, parsed: ParsedRequest, call: Call, answer: _Answer) -> WholeAnswer:
         try:
@@ -232,7 +230,7 @@ def call_of(parsed: ParsedRequest, exchange: Exchange, *, longest_s: float) -> C
 
     Raises InvalidRequest for headers that say what cannot be.
     """
-    wished = wishes()
+    wished = wishes(exchange)
     return Call(
         request_id=exchange.request_id,
         model=parsed.model,

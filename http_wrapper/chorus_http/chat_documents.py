@@ -9,13 +9,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from quart import Response
-
 from chorus_http.asker import Asker
 from chorus_http.exchange import Exchange
 from chorus_http.rag.bodies import ChatOption, SourceReply
+from chorus_http.replies import Reply
 
-Answer: TypeAlias = Callable[[bytes], Awaitable[Response]]
+Answer: TypeAlias = Callable[[bytes], Awaitable[Reply]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +28,7 @@ class Consulted:
 class ChatDocuments(Protocol):
     """Looks passages up and puts them to the model with the last question."""
 
-    async def answered(self, raw: bytes, exchange: Exchange, answer: Answer) -> Response:
+    async def answered(self, raw: bytes, exchange: Exchange, answer: Answer) -> Reply:
         """`answer` to the body with the passages that its `rag` asks for; to the body as it is when it asks for none.
 
         The answer tells its sources too, as the API of the exchange can carry them. Raises InvalidJson,

@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from chorus_http.apis import Api, error_object
 from chorus_http.exchange import Exchange, current_exchange
+from chorus_http.replies import Reply, quart_response
 from chorus_proto.errors import (
     BodyTooLarge,
     ClusterError,
@@ -55,13 +56,15 @@ def error_headers(error: ClusterError) -> dict[str, str]:
     return headers
 
 
-def error_response(error: ClusterError) -> Response:
-    exchange = current_exchange()
-    response = Response(
-        error_body(error, exchange.api, exchange.request_id), status=error.surface.http, content_type="application/json"
-    )
-    response.headers.update(error_headers(error))
-    return response
+def error_reply(error: ClusterError, exchange: Exchange) -> Reply:
+    body = error_body(error, exchange.api, exchange.request_id)
+    return Reply(body=body, status=error.surface.http, headers=error_headers(error))
+
+
+def refusal(error: ClusterError, exchange: Exchange) -> Reply:
+    """The reply to a request that is refused, of which the log tells in one line."""
+    log.info("request %s refused: %s: %s", exchange.request_id, error.code, error.message)
+    return error_reply(error, exchange)
 
 
 def unexpected(error: Exception, exchange: Exchange) -> InternalError:
@@ -72,23 +75,30 @@ def unexpected(error: Exception, exchange: Exchange) -> InternalError:
 
 def install_error_handlers(app: Quart) -> None:
     async def refused(error: ClusterError) -> Response:
-        exchange = current_exchange()
-        log.info("request %s refused: %s: %s", exchange.request_id, error.code, error.message)
-        return error_response(error)
+        return quart_response(refusal(error, current_exchange()))
 
     async def http_error(error: HTTPException) -> Response:
-        response = error_response(_of_http(error, error.code or 500))
+        response = quart_response(error_reply(_of_http(error, error.code or 500), current_exchange()))
         for name, value in error.get_headers():
             if name.lower() == "allow":
                 response.headers[name] = value
         return response
 
     async def bug(error: Exception) -> Response:
-        return error_response(unexpected(error, current_exchange()))
+        exchange = current_exchange()
+        return quart_response(error_reply(unexpected(error, exchange), exchange))
 
     app.register_error_handler(ClusterError, refused)
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(Exception, bug)
+
+
+def body_late() -> InvalidRequest:
+    return InvalidRequest("The body did not arrive in time.")
+
+
+def body_too_large() -> BodyTooLarge:
+    return BodyTooLarge("The body is over the limit.")
 
 
 def _of_http(error: HTTPException, code: int) -> ClusterError:
@@ -98,9 +108,9 @@ def _of_http(error: HTTPException, code: int) -> ClusterError:
         case 405:
             return MethodNotAllowed("This path does not take that method; the Allow header lists those it takes.")
         case 408:
-            return InvalidRequest("The body did not arrive in time.")
+            return body_late()
         case 413:
-            return BodyTooLarge("The body is over the limit.")
+            return body_too_large()
         case _ if code < 500:
             return InvalidRequest("The request could not be understood.")
         case _:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import cast
@@ -43,6 +43,8 @@ class Exchange:
 
     request_id: RequestId
     started_s: float
+    head: Sequence[tuple[bytes, bytes]] = ()
+    """The request's header fields, names in small letters."""
     abort: Callable[[], None] = _nothing
     api: Api = Api.OPENAI
     """Whose callers use the path: their client must understand the refusal."""
@@ -56,6 +58,13 @@ class Exchange:
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
     """Closed when the exchange ends, however it ends: what works for this caller registers its close here."""
 
+    def header(self, name: bytes) -> str | None:
+        """The first field of this name, given in small letters; None where there is none."""
+        for one, value in self.head:
+            if one == name:
+                return value.decode("latin-1")
+        return None
+
     @property
     def key_id(self) -> str:
         """Empty where no key was shown."""
@@ -63,8 +72,12 @@ class Exchange:
 
 
 def current_exchange() -> Exchange:
-    """The exchange of the request that this task serves."""
-    return cast("Exchange", cast("dict[str, object]", request.scope)[_SCOPE_KEY])
+    """The exchange of the request that this task serves for Quart."""
+    return exchange_of(cast("Scope", request.scope))
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    return cast("Exchange", scope[_SCOPE_KEY])
 
 
 class ExchangeMiddleware:
@@ -83,6 +96,7 @@ class ExchangeMiddleware:
         exchange = Exchange(
             request_id=new_request_id(),
             started_s=self._clock.monotonic_s(),
+            head=cast("list[tuple[bytes, bytes]]", scope["headers"]),
             abort=cast("Callable[[], None]", scope.get(ABORT_KEY, _nothing)),
             api=api_of(cast("str", scope["path"])),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -20,6 +20,7 @@ from chorus_http.errors import unexpected
 from chorus_http.exchange import Exchange
 from chorus_http.framing import OPENAI_EVENTS, Framing
 from chorus_http.metrics import HttpMetrics
+from chorus_http.replies import Reply, quart_response
 from chorus_http.settings import HttpSettings
 from chorus_proto.errors import ClusterError, DeadlineExceeded, InternalError, SlowConsumer
 
@@ -162,12 +163,15 @@ class EventStream(Generic[E]):
 def event_stream_response(
     body: AsyncGenerator[bytes, None], headers: dict[str, str], framing: Framing = OPENAI_EVENTS
 ) -> Response:
-    response = Response(body, content_type=framing.content_type)
-    response.headers.update(headers)
-    response.headers["cache-control"] = "no-cache"
-    response.headers["x-accel-buffering"] = "no"  # nginx would hold tokens back
-    response.timeout = None  # the request has its own deadline
-    return response
+    return quart_response(event_stream_reply(body, headers, framing))
+
+
+def event_stream_reply(
+    body: AsyncGenerator[bytes, None], headers: Mapping[str, str], framing: Framing = OPENAI_EVENTS
+) -> Reply:
+    # nginx would hold tokens back
+    more = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    return Reply(body=body, content_type=framing.content_type, headers={**headers, **more})
 
 
 def named_event(name: str, payload: bytes) -> bytes:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from quart import request
-
+from chorus_http.exchange import Exchange
 from chorus_proto.errors import InvalidRequest
 from chorus_proto.values import Priority
 
 PRIORITY_HEADER = "X-Chorus-Priority"
 QUEUE_TIMEOUT_HEADER = "X-Queue-Timeout"
 LONGEST_WAIT_S = 600.0
+_PRIORITY = PRIORITY_HEADER.lower().encode()
+_QUEUE_TIMEOUT = QUEUE_TIMEOUT_HEADER.lower().encode()
 
 CALLERS_PRIORITIES = (Priority.INTERACTIVE, Priority.BATCH)
 """Durable is for work that is written down before it is accepted; callers cannot ask for it."""
@@ -26,10 +27,9 @@ class Wishes:
     queue_within_s: float | None = None
 
 
-def wishes() -> Wishes:
-    """Of the request that this task serves. Raises InvalidRequest; `param` names the header."""
-    headers = request.headers
-    return Wishes(_priority(headers.get(PRIORITY_HEADER)), _seconds(headers.get(QUEUE_TIMEOUT_HEADER)))
+def wishes(exchange: Exchange) -> Wishes:
+    """Raises InvalidRequest; `param` names the header."""
+    return Wishes(_priority(exchange.header(_PRIORITY)), _seconds(exchange.header(_QUEUE_TIMEOUT)))
 
 
 def _priority(text: str | None) -> Priority | None:

@@ -5,14 +5,12 @@ Streams tell the passages before their first word, whole answers in a member `ra
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import cast
 
 import msgspec
-from quart import Response
-from quart.wrappers.response import ResponseBody
 
 from chorus_http.asker import Asker
 from chorus_http.chat_documents import Answer, Consulted
@@ -23,6 +21,7 @@ from chorus_http.rag.bodies import ChatOption, SourceReply, read_option
 from chorus_http.rag.finding import Finder
 from chorus_http.rag.prompt import BYTES_PER_TOKEN, numbers_in, prompt_of
 from chorus_http.rag.shown import shown_sources
+from chorus_http.replies import Reply
 from chorus_http.state import StateReader
 from chorus_proto.dialects.strict_json import JsonObject, JsonValue, load_object
 from chorus_proto.errors import InvalidRequest
@@ -50,7 +49,7 @@ class Documents:
         self._finder = finder
         self._states = states
 
-    async def answered(self, raw: bytes, exchange: Exchange, answer: Answer) -> Response:
+    async def answered(self, raw: bytes, exchange: Exchange, answer: Answer) -> Reply:
         if _NAMED not in raw:
             return await answer(raw)
         shape = SHAPES[exchange.api]
@@ -59,7 +58,7 @@ class Documents:
         if option is None:
             return await answer(_encode(body))
         prepared = await self._prepared(body, option, shape, exchange)
-        return await _with_sources(await answer(prepared.body), prepared, shape)
+        return _with_sources(await answer(prepared.body), prepared, shape)
 
     async def consulted(
         self, asker: Asker, question: str, option: ChatOption, *, context_tokens: int, reserved_tokens: int
@@ -98,21 +97,16 @@ class Documents:
         return known[0] if known else ModelSummary(name=ModelName(str(name)))
 
 
-async def _with_sources(response: Response, prepared: _Prepared, shape: AnswerShape) -> Response:
+def _with_sources(reply: Reply, prepared: _Prepared, shape: AnswerShape) -> Reply:
     """The chat's answer, telling its sources too."""
-    if prepared.stream:
-        told = Response(_after(shape.ahead({"sources": prepared.sources}, prepared.model), response.response))
-        told.timeout = None
-    else:
-        told = Response(_joined(await response.get_data(as_text=False), prepared.sources, shape))
-    told.status_code = response.status_code
-    told.headers.update({name: value for name, value in response.headers if name.lower() != "content-length"})
-    return told
+    if isinstance(reply.body, bytes):
+        return replace(reply, body=_joined(reply.body, prepared.sources, shape))
+    return replace(reply, body=_after(shape.ahead({"sources": prepared.sources}, prepared.model), reply.body))
 
 
-async def _after(first: bytes, body: ResponseBody) -> AsyncGenerator[bytes, None]:
-    yield first
-    async with cast("AbstractAsyncContextManager[AsyncIterable[bytes]]", body) as parts:
+async def _after(first: bytes, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(body) as parts:
+        yield first
         async for part in parts:
             yield part
 

@@ -7,19 +7,17 @@ from quart import Blueprint, Response
 from chorus_http.body import json_body
 from chorus_http.calls import Caller
 from chorus_http.chat_documents import ChatDocuments
-from chorus_http.exchange import current_exchange
-from chorus_http.replies import json_reply
+from chorus_http.exchange import Exchange, current_exchange
+from chorus_http.hot_routes import HotTable
+from chorus_http.replies import Reply, json_reply
 from chorus_proto.dialects.anthropic_request import parse_count, parse_messages
 
 
-def anthropic_routes(caller: Caller, documents: ChatDocuments | None = None) -> Blueprint:
+def anthropic_routes(hot: HotTable, caller: Caller, documents: ChatDocuments | None = None) -> Blueprint:
     routes = Blueprint("anthropic", __name__)
 
-    async def messages() -> Response:
-        exchange = current_exchange()
-        raw = await json_body()
-
-        async def answer(body: bytes) -> Response:
+    async def messages(raw: bytes, exchange: Exchange) -> Reply:
+        async def answer(body: bytes) -> Reply:
             return await caller.answer(parse_messages(body), exchange)
 
         return await (answer(raw) if documents is None else documents.answered(raw, exchange, answer))
@@ -30,6 +28,6 @@ def anthropic_routes(caller: Caller, documents: ChatDocuments | None = None) -> 
         response.headers.update(counted.headers)
         return response
 
-    routes.add_url_rule("/v1/messages", "messages", messages, methods=["POST"])
+    hot.post(routes, "/v1/messages", "messages", messages)
     routes.add_url_rule("/v1/messages/count_tokens", "count_tokens", count_tokens, methods=["POST"])
     return routes

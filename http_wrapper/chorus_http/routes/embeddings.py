@@ -7,20 +7,19 @@ from quart import Blueprint, Response
 
 from chorus_http.body import json_body
 from chorus_http.embedder import Embedded, Embedder
-from chorus_http.exchange import current_exchange
-from chorus_http.replies import encoded, json_reply
+from chorus_http.exchange import Exchange, current_exchange
+from chorus_http.hot_routes import HotTable
+from chorus_http.replies import Reply, encoded, json_reply
 from chorus_proto.dialects.embeddings_request import RerankRequest, parse_embeddings, parse_rerank
 from chorus_proto.errors import EngineFailed
 
 
-def embeddings_routes(embedder: Embedder) -> Blueprint:
+def embeddings_routes(hot: HotTable, embedder: Embedder) -> Blueprint:
     routes = Blueprint("embeddings", __name__)
 
-    async def embeddings() -> Response:
-        found = await embedder.embed(parse_embeddings(await json_body()), current_exchange())
-        response = Response(_listed(found), content_type="application/json")
-        response.headers.update(found.headers)
-        return response
+    async def embeddings(raw: bytes, exchange: Exchange) -> Reply:
+        found = await embedder.embed(parse_embeddings(raw), exchange)
+        return Reply(body=_listed(found), headers=found.headers)
 
     async def rerank() -> Response:
         asked = parse_rerank(await json_body())
@@ -29,7 +28,7 @@ def embeddings_routes(embedder: Embedder) -> Blueprint:
         response.headers.update(found.headers)
         return response
 
-    routes.add_url_rule("/v1/embeddings", "embeddings", embeddings, methods=["POST"])
+    hot.post(routes, "/v1/embeddings", "embeddings", embeddings)
     routes.add_url_rule("/v1/rerank", "rerank", rerank, methods=["POST"])
     return routes
 

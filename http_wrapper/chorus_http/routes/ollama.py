@@ -10,10 +10,11 @@ from quart import Blueprint, Response
 from chorus_http.body import json_body
 from chorus_http.calls import Caller
 from chorus_http.chat_documents import ChatDocuments
-from chorus_http.exchange import current_exchange
+from chorus_http.exchange import Exchange
+from chorus_http.hot_routes import HotTable
 from chorus_http.model_control import ModelControl
 from chorus_http.ollama_shapes import running, show, tags
-from chorus_http.replies import encoded, json_reply
+from chorus_http.replies import Reply, encoded, json_reply
 from chorus_http.routes.ollama_models import named
 from chorus_http.state import StateReader
 from chorus_proto.clock import Clock
@@ -37,6 +38,7 @@ class ShowRequest(msgspec.Struct):
 
 
 def ollama_routes(
+    hot: HotTable,
     caller: Caller,
     control: ModelControl,
     states: StateReader,
@@ -47,21 +49,19 @@ def ollama_routes(
     # Ollama tells when a model's file was written; a cluster only knows since when it could have served it.
     modified_unix_s = clock.unix_s()
 
-    async def answered(asked: OllamaRequest) -> Response:
+    async def answered(asked: OllamaRequest, exchange: Exchange) -> Reply:
         if asked.generation is None:
             return await _loaded_or_freed(asked, control)
-        return await caller.answer(asked.generation, current_exchange(), keep_alive_s=asked.keep_alive_s)
+        return await caller.answer(asked.generation, exchange, keep_alive_s=asked.keep_alive_s)
 
-    async def chat() -> Response:
-        raw = await json_body(from_curl=True)
+    async def chat(raw: bytes, exchange: Exchange) -> Reply:
+        async def answer(body: bytes) -> Reply:
+            return await answered(parse_chat(body), exchange)
 
-        async def answer(body: bytes) -> Response:
-            return await answered(parse_chat(body))
+        return await (answer(raw) if documents is None else documents.answered(raw, exchange, answer))
 
-        return await (answer(raw) if documents is None else documents.answered(raw, current_exchange(), answer))
-
-    async def generate() -> Response:
-        return await answered(parse_generate(await json_body(from_curl=True)))
+    async def generate(raw: bytes, exchange: Exchange) -> Reply:
+        return await answered(parse_generate(raw), exchange)
 
     async def listed() -> Response:
         return json_reply({"models": tags(await states.state(), modified_unix_s)})
@@ -77,14 +77,15 @@ def ollama_routes(
     async def version() -> Response:
         return json_reply({"version": COMPATIBLE_VERSION})
 
-    for path, view in (("chat", chat), ("generate", generate), ("show", shown)):
-        routes.add_url_rule(f"/api/{path}", path, view, methods=["POST"])
+    hot.post(routes, "/api/chat", "chat", chat, from_curl=True)
+    hot.post(routes, "/api/generate", "generate", generate, from_curl=True)
+    routes.add_url_rule("/api/show", "show", shown, methods=["POST"])
     for path, view in (("tags", listed), ("ps", processes), ("version", version)):
         routes.add_url_rule(f"/api/{path}", path, view, methods=["GET"])
     return routes
 
 
-async def _loaded_or_freed(asked: OllamaRequest, control: ModelControl) -> Response:
+async def _loaded_or_freed(asked: OllamaRequest, control: ModelControl) -> Reply:
     """A request without a prompt. Ollama answers when the model is loaded, so this does."""
     began_s = time.monotonic()
     reason = "unload" if asked.keep_alive_s == 0 else "load"
@@ -102,6 +103,7 @@ async def _loaded_or_freed(asked: OllamaRequest, control: ModelControl) -> Respo
     body |= {"done": True, "done_reason": reason}
     if reason == "load":
         body["load_duration"] = round((time.monotonic() - began_s) * 1e9)
+    told = encoded(body)
     if asked.stream:
-        return Response(encoded(body) + b"\n", content_type="application/x-ndjson")
-    return json_reply(body)
+        return Reply(body=told + b"\n", content_type="application/x-ndjson", headers={})
+    return Reply(body=told, headers={})

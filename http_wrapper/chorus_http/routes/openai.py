@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from quart import Blueprint, Response
 
-from chorus_http.body import json_body
 from chorus_http.calls import Caller
 from chorus_http.chat_documents import ChatDocuments
-from chorus_http.exchange import current_exchange
-from chorus_http.replies import json_reply
+from chorus_http.exchange import Exchange
+from chorus_http.hot_routes import HotTable
+from chorus_http.replies import Reply, json_reply
 from chorus_http.state import StateReader, find_council, find_model, ready_models
 from chorus_proto.clock import Clock
 from chorus_proto.dialects.openai_request import parse_chat, parse_completion
@@ -16,23 +16,20 @@ from chorus_proto.values import CouncilSummary, ModelSummary
 
 
 def openai_routes(
-    caller: Caller, states: StateReader, clock: Clock, documents: ChatDocuments | None = None
+    hot: HotTable, caller: Caller, states: StateReader, clock: Clock, documents: ChatDocuments | None = None
 ) -> Blueprint:
     routes = Blueprint("openai", __name__)
     # OpenAI tells when a model was made; a cluster only knows since when it could have served it.
     created_unix_s = int(clock.unix_s())
 
-    async def chat() -> Response:
-        exchange = current_exchange()
-        raw = await json_body()
-
-        async def answer(body: bytes) -> Response:
+    async def chat(raw: bytes, exchange: Exchange) -> Reply:
+        async def answer(body: bytes) -> Reply:
             return await caller.answer(parse_chat(body), exchange)
 
         return await (answer(raw) if documents is None else documents.answered(raw, exchange, answer))
 
-    async def completions() -> Response:
-        return await caller.answer(parse_completion(await json_body()), current_exchange())
+    async def completions(raw: bytes, exchange: Exchange) -> Reply:
+        return await caller.answer(parse_completion(raw), exchange)
 
     async def models() -> Response:
         state = await states.state()
@@ -46,8 +43,8 @@ def openai_routes(
             return json_reply(_council(council, created_unix_s))
         return json_reply(_model(find_model(state, name), created_unix_s))
 
-    routes.add_url_rule("/v1/chat/completions", "chat", chat, methods=["POST"])
-    routes.add_url_rule("/v1/completions", "completions", completions, methods=["POST"])
+    hot.post(routes, "/v1/chat/completions", "chat", chat)
+    hot.post(routes, "/v1/completions", "completions", completions)
     routes.add_url_rule("/v1/models", "models", models, methods=["GET"])
     # Names may hold slashes, as in `org/model`.
     routes.add_url_rule("/v1/models/<path:name>", "model", model, methods=["GET"])

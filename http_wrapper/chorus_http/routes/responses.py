@@ -13,7 +13,7 @@ from chorus_http.exchange import Exchange, current_exchange
 from chorus_http.framing import TYPED_EVENTS
 from chorus_http.kept_responses import KeptResponse, KeptResponses
 from chorus_http.metrics import HttpMetrics
-from chorus_http.replies import json_reply
+from chorus_http.replies import json_reply, quart_response
 from chorus_http.settings import HttpSettings
 from chorus_http.sse import EventStream, Source, event_stream_response
 from chorus_http.stored_responses import Ended, StoredResponse, Told
@@ -34,7 +34,7 @@ def responses_routes(
         exchange = current_exchange()
         asked, turns = await _with_history(parse_responses(await json_body()), kept, exchange.user)
         if not asked.store:
-            return await caller.answer(asked.parsed, exchange)
+            return quart_response(await caller.answer(asked.parsed, exchange))
         one = KeptResponse(
             Shell(
                 asked.parsed.generation,
@@ -53,7 +53,8 @@ def responses_routes(
             return await _followed(one, exchange) if asked.parsed.stream else _body(one.body)
         kept.add(response_id, one)
         exchange.closing.push_async_callback(kept.settle, response_id, one)
-        return await caller.answer(asked.parsed, exchange, heard=one.hear if asked.parsed.stream else one.hear_whole)
+        hear = one.hear if asked.parsed.stream else one.hear_whole
+        return quart_response(await caller.answer(asked.parsed, exchange, heard=hear))
 
     async def _followed(one: KeptResponse | StoredResponse, exchange: Exchange, *, after: int = -1) -> Response:
         source = Source(one.follow(after=after), _payload, Ended, settings.request_within_s)
