@@ -113,7 +113,9 @@ class Dispatcher:
         began_s = self._clock.monotonic_s()
         deadline_s = began_s + call.within_s
         embeds = call.dialect is Dialect.EMBEDDINGS
-        call = replace(call, model=self._room.known_model(call.model, embeddings=embeds))
+        model = self._room.known_model(call.model, embeddings=embeds)
+        if model != call.model:
+            call = replace(call, model=model)
         node_id = None if call.node is None else self._registry.find(call.node).node_id
         need = self._need(call)
         excluded: set[int] = set()
@@ -129,13 +131,15 @@ class Dispatcher:
                 suspect=self._suspects.check(call.model, call.generation),
             )
             ticket = self._ticket(call, group, need, began_s)
-            seat: Seat | None = None
-            async with aclosing(self._seated(ticket, call, deadline_s, lost)) as waiting:
-                async for one in waiting:
-                    if isinstance(one, Seat):
-                        seat = one
-                    else:
-                        yield one
+            with self._place(ticket, call, deadline_s, lost) as place:
+                seat = place.seat_at_once()
+                if seat is None:
+                    async with aclosing(self._seated(place, call, deadline_s, lost)) as waiting:
+                        async for one in waiting:
+                            if isinstance(one, Seat):
+                                seat = one
+                            else:
+                                yield one
             assert seat is not None, "who waits gets a seat or hears why not"
             work = _Work()
             try:
@@ -216,49 +220,49 @@ class Dispatcher:
             return set()
         return {one.incarnation for one in replicas if one.report.engine is engine}
 
-    async def _seated(
-        self, ticket: Ticket, call: Call, deadline_s: float, lost: _Lost | None
-    ) -> AsyncGenerator[CallWaiting | Seat, None]:
-        """The request's place in the queue, as often as it wants to know, then its slot.
-
-        After a lost attempt the wait goes on, and a refusal is the reason of the loss.
-        """
-        try:
-            with self._place(ticket, call, deadline_s, lost) as place:
-                left_s = place.within_s
-                waited_s = 0.0
-                while True:
-                    left_s = left_s or self._longer_s(place, call, waited_s, deadline_s)
-                    if left_s <= 0:
-                        raise self._room.waited_in_vain(ticket, waited_s)
-                    every_s = call.standing_every_s
-                    step_s = left_s if every_s is None else min(left_s, self._room.telling_every_s(every_s))
-                    seat = await place.seat(step_s)
-                    if seat is not None:
-                        yield seat
-                        return
-                    waited_s += step_s
-                    left_s -= step_s
-                    if every_s is not None and left_s:
-                        yield CallWaiting(place.standing())
-        except ClusterError as error:
-            if lost is None:
-                raise
-            log.info("request %s finds no other replica: %s", call.request_id, error.message)
-            raise lost.error from None
-
     def _place(self, ticket: Ticket, call: Call, deadline_s: float, lost: _Lost | None) -> Place:
-        """Raises what `WaitingRoom.enter` raises."""
+        """The request's place in the waiting room, often with a slot already. Raises why it may not wait."""
+        try:
+            return self._room.enter(
+                ticket,
+                within_s=self._wait_left_s(ticket, call, deadline_s, lost),
+                settles_at_s=0.0 if lost is None else lost.at_s + SETTLE_S,
+                back_until_s=0.0 if lost is None else lost.at_s + self._rules.retry_within_s,
+            )
+        except ClusterError as error:
+            raise _reason(error, lost, call) from None
+
+    async def _seated(
+        self, place: Place, call: Call, deadline_s: float, lost: _Lost | None
+    ) -> AsyncGenerator[CallWaiting | Seat, None]:
+        """How the request stands in the queue, as often as it wants to know, then its slot."""
+        left_s = place.within_s
+        waited_s = 0.0
+        while True:
+            left_s = left_s or self._longer_s(place, call, waited_s, deadline_s)
+            if left_s <= 0:
+                raise _reason(self._room.waited_in_vain(place.ticket, waited_s), lost, call)
+            every_s = call.standing_every_s
+            step_s = left_s if every_s is None else min(left_s, self._room.telling_every_s(every_s))
+            try:
+                seat = await place.seat(step_s)
+            except ClusterError as error:
+                raise _reason(error, lost, call) from None
+            if seat is not None:
+                yield seat
+                return
+            waited_s += step_s
+            left_s -= step_s
+            if every_s is not None and left_s:
+                yield CallWaiting(place.standing())
+
+    def _wait_left_s(self, ticket: Ticket, call: Call, deadline_s: float, lost: _Lost | None) -> float:
+        """How long it may yet wait for a slot. After a lost attempt the wait goes on."""
         now_s = self._clock.monotonic_s()
         left_s = ticket.came_s + self._may_wait_s(call) - now_s
         if lost is not None:
             left_s = max(left_s, self._rules.retry_within_s)
-        return self._room.enter(
-            ticket,
-            within_s=min(left_s, deadline_s - now_s),
-            settles_at_s=0.0 if lost is None else lost.at_s + SETTLE_S,
-            back_until_s=0.0 if lost is None else lost.at_s + self._rules.retry_within_s,
-        )
+        return min(left_s, deadline_s - now_s)
 
     def _may_wait_s(self, call: Call) -> float:
         if call.queue_within_s is not None:
@@ -281,20 +285,14 @@ class Dispatcher:
     async def _attempt(
         self, seat: Seat, call: Call, attempt: int, deadline_s: float
     ) -> AsyncGenerator[CallOutput | CallFinished, None]:
-        execution = seat.link.execute(
-            ExecutionId(next(self._execution_ids)),
-            call,
-            attempt=attempt,
-            remaining_s=deadline_s - self._clock.monotonic_s(),
-        )
+        left_s = deadline_s - self._clock.monotonic_s()
+        execution = seat.link.execute(ExecutionId(next(self._execution_ids)), call, attempt=attempt, remaining_s=left_s)
+        late = DeadlineExceeded(f"no complete answer within the request's {call.within_s:g} s")
+        # One timer for the whole answer: one for each piece of it would cost as much as the piece.
+        deadline = asyncio.get_running_loop().call_later(max(0.0, left_s), execution.give_up, late)
         try:
             while True:
-                try:
-                    async with asyncio.timeout(deadline_s - self._clock.monotonic_s()):
-                        outputs = await execution.take()
-                except TimeoutError:
-                    raise DeadlineExceeded(f"no complete answer within the request's {call.within_s:g} s") from None
-                for output in outputs:
+                for output in await execution.take():
                     if isinstance(output, CallFinished):
                         self._finished(seat, call, output)
                         yield output
@@ -302,13 +300,16 @@ class Dispatcher:
                     seat.wrote(output.tokens)
                     yield output
         finally:
+            deadline.cancel()
             execution.cancel()
 
     def _finished(self, seat: Seat, call: Call, finished: CallFinished) -> None:
         usage, timings = finished.usage, finished.timings
         read_tokens = max(0, usage.prompt_tokens - usage.cached_tokens)
         seat.give_back(job_tokens(read_tokens, usage.completion_tokens), finished=True)
-        rates = seat.record.rates.setdefault(call.model, Rates(stream_share=seat.record.stream_share))
+        rates = seat.record.rates.get(call.model)
+        if rates is None:
+            rates = seat.record.rates[call.model] = Rates(stream_share=seat.record.stream_share)
         rates.learn(
             timings.decode_tokens_per_s,
             timings.prefill_tokens_per_s,
@@ -328,6 +329,14 @@ class Dispatcher:
             duration_s=timings.duration_s,
             ttft_s=timings.ttft_s,
         )
+
+
+def _reason(error: ClusterError, lost: _Lost | None, call: Call) -> ClusterError:
+    """Why there is no slot: `error`, but after a lost attempt what that was lost by."""
+    if lost is None:
+        return error
+    log.info("request %s finds no other replica: %s", call.request_id, error.message)
+    return lost.error
 
 
 def _digest(record: NodeRecord, model: ModelName) -> str:

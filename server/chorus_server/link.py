@@ -44,8 +44,7 @@ class Execution:
     def arrived(self, output: CallOutput | CallFinished, now_s: float) -> None:
         self._unread_bytes += len(output.payload)
         if self._unread_bytes > WINDOWS_LIMIT * self._window_bytes and not isinstance(output, CallFinished):
-            self._link.forget(self.id, tell_node=True)
-            self.failed(EngineFailed("the node sent more than it was allowed to before its answer was read"))
+            self.give_up(EngineFailed("the node sent more than it was allowed to before its answer was read"))
             return
         # Up to half a window may have been read and not been credited yet.
         if self._unread_bytes >= self._window_bytes // 2 and self._full_since_s is None:
@@ -57,6 +56,12 @@ class Execution:
     def failed(self, error: ClusterError) -> None:
         self._ended = True
         self._mailbox.fail(error)
+
+    def give_up(self, error: ClusterError) -> None:
+        """Have `take` raise this, and tell the node to stop, unless the attempt has ended already."""
+        if not self._ended:
+            self._link.forget(self.id, tell_node=True)
+            self.failed(error)
 
     def full_for_s(self, now_s: float) -> float:
         """How long the caller has read nothing although its whole window waits."""
@@ -222,8 +227,7 @@ class AgentLink:
         now_s = self._clock.monotonic_s()
         for execution in list(self._executions.values()):
             if execution.full_for_s(now_s) > after_s:
-                execution.failed(SlowConsumer(f"the caller read nothing for {after_s:g} s while the answer waited"))
-                self.forget(execution.id, tell_node=True)
+                execution.give_up(SlowConsumer(f"the caller read nothing for {after_s:g} s while the answer waited"))
 
     def broken(self, reason: str) -> None:
         """The agent is gone: every execution on it fails now."""

@@ -85,6 +85,13 @@ class Place:
             # The seat was handed over in the very moment the waiter gave up.
             self.came.result().give_back()
 
+    def seat_at_once(self) -> Seat | None:
+        """The slot, if one was free when the request came."""
+        if not self.came.done() or self.came.exception() is not None:
+            return None
+        self._taken = True
+        return self.came.result()
+
     async def seat(self, within_s: float) -> Seat | None:
         """The slot; None when there is none within the time. Raises why no node can serve the request."""
         if not self.came.done():
