@@ -116,8 +116,16 @@ class ExchangeMiddleware:
                 received.set()
             return last
 
-        async def counted(message: Message) -> None:
+        async def lingering() -> None:
+            """The app's receiver reads on beside this and drops what it may not keep."""
             nonlocal received
+            with suppress(TimeoutError):
+                while not body_ended:
+                    received = asyncio.Event()
+                    async with asyncio.timeout(_LINGER_S):
+                        await received.wait()
+
+        async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = cast("int", message["status"])
                 headers = cast("list[tuple[bytes, bytes]]", message["headers"])
@@ -127,12 +135,8 @@ class ExchangeMiddleware:
                 headers.append((b"x-content-type-options", b"nosniff"))
             else:
                 exchange.sent_bytes += len(cast("bytes", message.get("body", b"")))
-                with suppress(TimeoutError):
-                    # Quart's receiver reads on beside this and drops what it may not keep.
-                    while not message.get("more_body", False) and not body_ended:
-                        received = asyncio.Event()
-                        async with asyncio.timeout(_LINGER_S):
-                            await received.wait()
+                if not body_ended and not message.get("more_body", False):
+                    await lingering()
             await send(message)
 
         try:
