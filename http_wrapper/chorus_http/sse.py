@@ -62,7 +62,11 @@ class EventStream(Generic[E]):
         self._metrics = metrics
         self._chunks: list[bytes] = []
         self._buffered_bytes = 0
-        self._ready = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._wake: asyncio.Future[None] | None = None
+        self._pinging: asyncio.TimerHandle | None = None
+        self._waits_since_s = 0.0
+        self._silent = False
         self._room = asyncio.Event()
         self._ended = False
         self._shown = False
@@ -80,22 +84,15 @@ class EventStream(Generic[E]):
         self._pumping = asyncio.create_task(self._pump(), name=f"stream:{self._exchange.request_id}")
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.stream_open_after_s):
-                await self._ready.wait()
+                await self._something()
         if self._error is not None and not self._chunks:
             raise self._error
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         """The response's bytes, with a ping for each silent `ping_every_s`."""
+        self._ping_later()
         while True:
-            if not self._ready.is_set():
-                try:
-                    async with asyncio.timeout(self._metrics.ping_every_s(self._settings.ping_every_s)):
-                        await self._ready.wait()
-                except TimeoutError:
-                    silence = self._source.silence
-                    yield (silence() if silence is not None else None) or self._framing.ping
-                    continue
-            self._ready.clear()
+            await self._something()
             if self._chunks:
                 joined = b"".join(self._chunks)
                 self._chunks.clear()
@@ -105,10 +102,34 @@ class EventStream(Generic[E]):
                 yield joined
             elif self._ended:
                 break
-            if self._ended:
-                self._ready.set()
+            elif self._silent:
+                silence = self._source.silence
+                yield (silence() if silence is not None else None) or self._framing.ping
+            self._silent = False
         if self._error is not None:
             yield self._framing.failure(self._error, self._exchange, partial=self._shown)
+
+    async def _something(self) -> None:
+        """Wait for a chunk, the end or, while the body is read, a silence that is worth a ping."""
+        while not (self._chunks or self._ended or self._silent):
+            self._waits_since_s = self._loop.time()
+            self._wake = self._loop.create_future()
+            await self._wake
+
+    def _notify(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def _ping_later(self) -> None:
+        """One timer that looks again and again: one for each chunk would cost as much as the chunk."""
+        every_s = self._metrics.ping_every_s(self._settings.ping_every_s)
+        waits = self._wake is not None and not self._wake.done()
+        left_s = self._waits_since_s + every_s - self._loop.time() if waits else every_s
+        if left_s <= 0:
+            self._silent = True
+            self._notify()
+            left_s = every_s
+        self._pinging = self._loop.call_later(left_s, self._ping_later)
 
     async def _pump(self) -> None:
         try:
@@ -122,9 +143,9 @@ class EventStream(Generic[E]):
             self._error = unexpected(error, self._exchange)
         finally:
             self._ended = True
-            self._ready.set()
+            self._notify()
             # A reader who stopped would hold the connection for ever; `_close` takes this back.
-            self._cut_off = asyncio.get_running_loop().call_later(self._settings.stall_within_s, self._exchange.abort)
+            self._cut_off = self._loop.call_later(self._settings.stall_within_s, self._exchange.abort)
 
     async def _take_all(self) -> None:
         complete = False
@@ -136,7 +157,7 @@ class EventStream(Generic[E]):
                     continue
                 self._chunks.append(chunk)
                 self._buffered_bytes += len(chunk)
-                self._ready.set()
+                self._notify()
                 if self._buffered_bytes >= self._settings.stream_buffer_bytes:
                     await self._wait_for_room()
         if not complete:
@@ -156,8 +177,9 @@ class EventStream(Generic[E]):
         if self._pumping is not None:
             self._pumping.cancel()
             await asyncio.wait([self._pumping])
-        if self._cut_off is not None:
-            self._cut_off.cancel()
+        for timer in (self._cut_off, self._pinging):
+            if timer is not None:
+                timer.cancel()
 
 
 def event_stream_response(
