@@ -25,7 +25,7 @@ class Answer:
     began_s: float
     status: int = 0
     arrivals_s: list[float] = field(default_factory=list[float])
-    body: bytes = b""
+    body: bytearray = field(default_factory=bytearray)
 
     @property
     def ttft_s(self) -> float:
@@ -56,10 +56,9 @@ class _Wire(asyncio.Protocol):
         if tokens := seen.count(_TOKEN):
             self.answer.arrivals_s += [self._read_at_s] * tokens
         self._tail = seen[1 - len(_TOKEN) :]  # one may be cut in two
-        if self.keeps_body:
-            self.answer.body += body
-        else:
-            self.answer.body = body
+        if not self.keeps_body:
+            self.answer.body.clear()
+        self.answer.body += body
 
     def on_message_complete(self) -> None:
         self.answer.status = self._parser.get_status_code()
@@ -95,7 +94,7 @@ class Connection:
         async with asyncio.timeout(ANSWER_WITHIN_S):
             await wire.whole
         if answer.status != 200:
-            raise BrokenAnswer(f"{self._host} answered {answer.status}: {answer.body[:300]!r}")
+            raise BrokenAnswer(f"{self._host} answered {answer.status}: {bytes(answer.body[:300])!r}")
         return answer
 
     async def stream(self, request: bytes, tokens: int) -> Answer:
