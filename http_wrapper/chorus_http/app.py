@@ -23,6 +23,7 @@ from chorus_http.model_control import ModelControl
 from chorus_http.routes.anthropic import anthropic_routes
 from chorus_http.routes.backends import backend_routes
 from chorus_http.routes.chat import chat_routes
+from chorus_http.routes.dashboard import dashboard_routes
 from chorus_http.routes.documentation import documentation_routes
 from chorus_http.routes.embeddings import embeddings_routes
 from chorus_http.routes.execute import execute_routes
@@ -102,6 +103,7 @@ def create_app(
     app.register_blueprint(query_routes(cluster, settings, metrics))
     app.register_blueprint(status_routes(cluster, states, metrics))
     app.register_blueprint(documentation_routes())
+    app.register_blueprint(dashboard_routes(gate, settings))
     if chats is not None:
         conversations = Conversations(chats, asking(cluster), states, clock)
         app.register_blueprint(chat_routes(conversations, settings, metrics, clock))

@@ -19,7 +19,7 @@ from chorus_http.asgi import AsgiApp, Message, Receive, Scope, Send
 from chorus_http.metrics import HttpMetrics
 from chorus_proto.clock import Clock
 from chorus_proto.ids import RequestId, new_request_id
-from chorus_proto.keys import ApiKey
+from chorus_proto.keys import ApiKey, KeyClaim
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class Exchange:
     route: str = "other"
     key: ApiKey | None = None
     """The key that was shown; None where none is needed."""
+    claim: KeyClaim | None = None
+    """What proved `key`."""
     user: str = ""
     """On whose behalf; see `Call.user`."""
     status: int = 0

@@ -20,6 +20,7 @@ from chorus_http.exchange import Exchange
 from chorus_http.hosts import Hosts
 from chorus_http.known_keys import KeyWatch, KnownKeys
 from chorus_http.rights import ANY_KEY, Right, right_of
+from chorus_http.sessions import Sessions, token_in
 from chorus_http.settings import HttpSettings
 from chorus_proto.clock import Clock
 from chorus_proto.cluster import Cluster
@@ -47,6 +48,7 @@ class _Told:
     origin: list[bytes] = field(default_factory=list[bytes])
     authorization: list[bytes] = field(default_factory=list[bytes])
     api_key: list[bytes] = field(default_factory=list[bytes])
+    cookie: list[bytes] = field(default_factory=list[bytes])
     user: list[bytes] = field(default_factory=list[bytes])
     preflight: bool = False
 
@@ -56,7 +58,8 @@ class Gate:
 
     def __init__(self, cluster: Cluster, settings: HttpSettings, clock: Clock) -> None:
         self._settings = settings
-        self._keys_required = needs_keys(settings.host, insecure=settings.insecure, require_keys=settings.require_keys)
+        self.sessions = Sessions(clock)
+        self.keys_required = needs_keys(settings.host, insecure=settings.insecure, require_keys=settings.require_keys)
         self._hosts = Hosts(settings.host, allowed_hosts=settings.allowed_hosts, cors_origins=settings.cors_origins)
         self._keys = KnownKeys(cluster, clock, within_s=settings.metadata_within_s)
         self._watch = KeyWatch(self._keys)
@@ -81,15 +84,26 @@ class Gate:
         if right is None:
             self._admit_address(exchange, address)
             return
-        claim = _claim(told)
+        claim = _claim(told) or self._session_claim(told, scope, method)
         if claim is not None:
             key = await self._checked(claim, address)
+            exchange.claim = claim
             self._admit_key(exchange, key, right, _user(key, told), counts=method not in _SAFE)
             exchange.closing.callback(self._watch.add(claim, lambda: exchange.abort()))
-        elif self._keys_required:
+        elif self.keys_required:
             raise InvalidApiKey("An API key is needed: send it as 'Authorization: Bearer KEY'.")
         else:
             self._admit_address(exchange, address)
+
+    def _session_claim(self, told: _Told, scope: Scope, method: str) -> KeyClaim | None:
+        """The key that the browser's session stands for. Raises Forbidden."""
+        if not told.cookie:
+            return None
+        claim = self.sessions.claim(token_in(told.cookie, cast("tuple[str, int]", scope["server"])[1]))
+        if claim is not None and method not in _SAFE and not told.origin:
+            # A browser adds the cookie by itself, whoever asks; every one names the page that asks for a change.
+            raise Forbidden("A change that is asked for with a session needs an Origin header.", param="Origin")
+        return claim
 
     def _admit_address(self, exchange: Exchange, address: str) -> None:
         """Raises RateLimitExceeded."""
@@ -150,6 +164,8 @@ def _told(scope: Scope) -> _Told:
                 told.authorization.append(value)
             case b"x-api-key":
                 told.api_key.append(value)
+            case b"cookie":
+                told.cookie.append(value)
             case b"x-openwebui-user-id":
                 told.user.append(value)
             case b"access-control-request-method":

@@ -20,7 +20,11 @@ WATCH: Right = frozenset({Scope.METRICS})
 RULE: Right = frozenset({Scope.ADMIN})
 
 RIGHTS: Mapping[str, Right | None] = {
-    "GET /": ANY_KEY,
+    "GET /": PUBLIC,
+    "GET /ui/<build>/<path:name>": PUBLIC,
+    "GET /session": ANY_KEY,
+    "POST /session": ANY_KEY,
+    "DELETE /session": ANY_KEY,
     "GET /health": PUBLIC,
     "GET /readyz": PUBLIC,
     "GET /status": WATCH,

@@ -11,6 +11,7 @@ from chorus_http.model_status import ModelStatus
 from chorus_http.openapi import answers
 from chorus_http.rag import bodies
 from chorus_http.routes.backends import RegisterRequest, UnregisterRequest
+from chorus_http.routes.dashboard import SessionAnswer
 from chorus_http.routes.execute import ClusterStatus
 from chorus_http.routes.llama_router import Done, RouterModels, RouterRequest
 from chorus_http.routes.model import LoadRequest, ModelList, OrderReply, UnloadRequest
@@ -34,6 +35,9 @@ EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 TEXT = "text/plain"
 HTML = "text/html"
+SCRIPT = "text/javascript"
+STYLE = "text/css"
+SVG = "image/svg+xml"
 NOTHING = ""
 """An answer without a body."""
 
@@ -127,7 +131,22 @@ def _documents(
 
 
 OPERATIONS: Mapping[str, Told] = {
-    "GET /": Told(summary="What this is, and its routes", tag="Cluster", answer=(answers.Description,), also=(TEXT,)),
+    "GET /": Told(
+        summary="What this is, and its routes; for a browser the web page",
+        tag="Cluster",
+        answer=(answers.Description,),
+        also=(TEXT, HTML),
+    ),
+    "GET /ui/<build>/<path:name>": Told(
+        summary="A file of the web page", tag="Web page", also=(SCRIPT, STYLE, SVG, TEXT)
+    ),
+    "GET /session": Told(summary="Who this browser is to the server", tag="Web page", answer=(SessionAnswer,)),
+    "POST /session": Told(
+        summary="Begin a session of a browser with the key in the Authorization header",
+        tag="Web page",
+        answer=(SessionAnswer,),
+    ),
+    "DELETE /session": Told(summary="End it", tag="Web page", status=204, also=(NOTHING,)),
     "GET /health": Told(summary="Is this process alive", tag="Cluster", answer=(answers.HealthAnswer,)),
     "GET /readyz": Told(
         summary="Can a model answer; 503 with the reason when none can",

@@ -12,6 +12,7 @@ import chorus_proto
 from chorus_http.listen import OLLAMA_PORT
 from chorus_http.metrics import HttpMetrics
 from chorus_http.replies import json_reply
+from chorus_http.routes.dashboard import dashboard_page
 from chorus_http.state import StateReader, alive_nodes, ready_models
 from chorus_proto.cluster import Cluster
 from chorus_proto.errors import ClusterError, CoordinatorUnavailable
@@ -24,7 +25,7 @@ OLLAMA_IS_RUNNING = "Ollama is running"
 """What Ollama says at `/`, and what its clients look for in the answer."""
 
 _ENDPOINTS = {
-    "GET /": "this description",
+    "GET /": "this description; for a browser the web page",
     "GET /health": "is this process alive, and how many PCs and models serve",
     "GET /status": "every PC with its score, its model and its load",
     "GET /readyz": "200 once a model can answer, else 503 with the reason",
@@ -49,6 +50,8 @@ def status_routes(cluster: Cluster, states: StateReader, metrics: HttpMetrics) -
         _, port = cast("dict[str, tuple[str, int]]", request.scope)["server"]
         if port == cast("dict[str, object]", current_app.config).get(OLLAMA_PORT):
             return Response(OLLAMA_IS_RUNNING, content_type="text/plain; charset=utf-8")
+        if request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html":
+            return dashboard_page()
         return json_reply(
             {
                 "name": "Chorus",

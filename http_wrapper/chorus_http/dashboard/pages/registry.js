@@ -1,0 +1,12 @@
+/**
+ * Every page, in the order of the navigation. A page is one module, loaded when it is first opened, whose default
+ * export is `{ mount(root, ctx) }`; `mount` may return a function that is called when the page is left, and
+ * `ctx.signal` is aborted then. See ../shell/context.js for what `ctx` offers.
+ *
+ * `scope`: what a key needs to see the page; without it the page is left out. `style`: the page's own style sheet.
+ */
+export const PAGES = [
+  { id: "fleet", title: "Fleet", icon: "network", scope: "metrics", module: () => import("./fleet/page.js") },
+  { id: "models", title: "Models", icon: "box", scope: "infer", module: () => import("./models/page.js") },
+  { id: "queue", title: "Queue", icon: "list-ordered", scope: "metrics", module: () => import("./queue/page.js") },
+];
