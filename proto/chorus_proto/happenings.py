@@ -17,6 +17,9 @@ from chorus_proto.queue_state import QueueState
 from chorus_proto.transfers import Transfer
 from chorus_proto.values import Node, NodeState, Priority, Replica
 
+SIGN_OF_LIFE_S = 5.0
+"""A watcher hears from the coordinator at least this often."""
+
 
 class NodeNews(StrEnum):
     """What of a node is new."""

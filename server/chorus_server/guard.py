@@ -50,6 +50,7 @@ RIGHTS: Mapping[str, frozenset[Scope] | None] = {
     f"{_SERVICE}RegisterBackend": _ADMINS,
     f"{_SERVICE}UnregisterBackend": _ADMINS,
     f"{_SERVICE}ListBackends": _ADMINS,
+    f"{_SERVICE}WatchEvents": frozenset({Scope.METRICS}),
 }
 """Method -> the scopes of which one is enough; None: no key is asked for. What is not here is refused."""
 
@@ -98,6 +99,12 @@ class KeyGuard(aio.ServerInterceptor):
         except ClusterError as error:
             log.info("refused %s: %s", handler_call_details.method, error.message)
             return _refusal(error)
+        if key is not None and handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                self._until_its_end(key, cast("_Streaming", handler.unary_stream)),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
         if key is None or handler.stream_stream is None:
             return handler  # a short call may outlive its key
         return grpc.stream_stream_rpc_method_handler(
