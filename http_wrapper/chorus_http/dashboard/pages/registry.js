@@ -7,6 +7,9 @@
  */
 export const PAGES = [
   { id: "fleet", title: "Fleet", icon: "network", scope: "metrics", module: () => import("./fleet/page.js") },
+  { id: "chat", title: "Chat", icon: "message-square", scope: "chat", module: () => import("./chat/page.js"), style: "pages/chat/page.css" },
+  { id: "ask", title: "Ask all", icon: "users", scope: "infer", module: () => import("./ask/page.js"), style: "pages/ask/page.css" },
+  { id: "documents", title: "Documents", icon: "file-text", scope: "rag", module: () => import("./documents/page.js"), style: "pages/documents/page.css" },
   { id: "models", title: "Models", icon: "box", scope: "infer", module: () => import("./models/page.js") },
   { id: "queue", title: "Queue", icon: "list-ordered", scope: "metrics", module: () => import("./queue/page.js") },
 ];

@@ -13,7 +13,7 @@ export class Announcer {
   #nextMs = 0;
 
   constructor() {
-    this.element = el("div", { class: "visually-hidden", role: "status", "aria-live": "polite" });
+    this.element = el("div", { class: "hidden-visually", role: "status", "aria-live": "polite" });
   }
 
   /** An answer is on its way. */

@@ -31,7 +31,7 @@ async function copy(text) {
     return;
   }
   // Browsers offer the clipboard to pages from HTTPS and from this PC only; on a LAN by HTTP the old way is left.
-  const field = el("textarea", { class: "visually-hidden", props: { value: text } });
+  const field = el("textarea", { class: "hidden-visually", props: { value: text } });
   document.body.append(field);
   field.select();
   const done = document.execCommand("copy");

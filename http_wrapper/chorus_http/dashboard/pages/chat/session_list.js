@@ -22,15 +22,15 @@ export class SessionList {
     this.list = el("ul", { class: "sessions" });
     this.none = el("p", { class: "muted none" });
     this.element = el(
-      "nav",
-      { class: "chat-list", id: "chat-list", "aria-label": "Chats" },
+      "div",
+      { class: "chat-list", id: "chat-list", role: "navigation", "aria-label": "Chats" },
       el(
         "div",
         { class: "row" },
         el("button", { class: "wide", type: "button", on: { click: () => open(null) } }, icon("plus"), "New chat"),
       ),
       el("div", { class: "search" }, icon("search"), this.search),
-      el("div", { class: "scroll" }, this.list, this.none),
+      el("div", { class: "chat-scroll" }, this.list, this.none),
     );
     this.search.addEventListener("input", () => this.#searchSoon());
     this.search.addEventListener("keydown", (event) => {
