@@ -17,6 +17,7 @@ from chorus_http.embedder import Embedder
 from chorus_http.errors import install_error_handlers
 from chorus_http.exchange import ExchangeMiddleware, current_exchange
 from chorus_http.gate import Gate
+from chorus_http.joining import Joining
 from chorus_http.kept_responses import KeptResponses
 from chorus_http.metrics import HttpMetrics
 from chorus_http.model_control import ModelControl
@@ -27,6 +28,8 @@ from chorus_http.routes.dashboard import dashboard_routes
 from chorus_http.routes.documentation import documentation_routes
 from chorus_http.routes.embeddings import embeddings_routes
 from chorus_http.routes.execute import execute_routes
+from chorus_http.routes.fleet import fleet_routes
+from chorus_http.routes.keys import key_routes
 from chorus_http.routes.llama_router import llama_router_routes
 from chorus_http.routes.model import model_routes
 from chorus_http.routes.no_rag import no_rag_routes
@@ -37,7 +40,9 @@ from chorus_http.routes.openai import openai_routes
 from chorus_http.routes.query import query_routes
 from chorus_http.routes.queue import queue_routes
 from chorus_http.routes.responses import responses_routes
+from chorus_http.routes.servers import server_routes
 from chorus_http.routes.status import status_routes
+from chorus_http.servers_door import ServersDoor
 from chorus_http.settings import HttpSettings
 from chorus_http.state import StateReader
 from chorus_http.upload_request import request_class
@@ -55,11 +60,13 @@ def create_app(
     documents: LibraryDoor | None = None,
     *,
     chats: ChatStore | None = None,
+    servers: ServersDoor | None = None,
+    joining: Joining | None = None,
 ) -> Quart:
     """An ASGI app that owns nothing beyond its requests; `listen.serving` puts it on a port.
 
     `documents`: None where the packages of the extra `rag` are missing. `chats` is closed by who opened it; None: no
-    chat sessions here.
+    chat sessions here. `servers`: the local servers of this PC; None: none are shown. `joining`: how PCs join.
     """
     app = Quart("chorus_http", static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.body_limit_bytes
@@ -104,6 +111,9 @@ def create_app(
     app.register_blueprint(status_routes(cluster, states, metrics))
     app.register_blueprint(documentation_routes())
     app.register_blueprint(dashboard_routes(gate, settings))
+    app.register_blueprint(fleet_routes(cluster, states, joining, answer_within_s=settings.metadata_within_s))
+    app.register_blueprint(key_routes(cluster, answer_within_s=settings.metadata_within_s))
+    app.register_blueprint(server_routes(servers))
     if chats is not None:
         conversations = Conversations(chats, asking(cluster), states, clock)
         app.register_blueprint(chat_routes(conversations, settings, metrics, clock))

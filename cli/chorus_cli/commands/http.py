@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import click
 
 from chorus_cli.address import checked_address
+from chorus_cli.announce import joining_at
 from chorus_cli.documents import documents_door
+from chorus_cli.hub_servers import SERVERS_FILE, HubServers
 from chorus_cli.options import effective, ready_file_option, settings_options
 from chorus_cli.process import first_of, logging_to, pid_file, run_until_stopped
 from chorus_cli.ready_file import ready_file
@@ -19,6 +21,7 @@ from chorus_cli.settings import CliSettings
 from chorus_http.app import create_app
 from chorus_http.chats.store import ChatStore
 from chorus_http.grpc_cluster import GrpcCluster
+from chorus_http.joining import Joining
 from chorus_http.listen import CannotListen, HttpServer, serving
 from chorus_http.settings import HttpSettings
 from chorus_proto.clock import Clock, SystemClock
@@ -47,8 +50,9 @@ def command(config: Path | None, ready_file: Path | None, **flags: object) -> No
 async def run(settings: HttpSettings, cli: CliSettings, ready: Path | None, stop: asyncio.Event) -> None:
     """Raises SettingsError. A coordinator that is away is no reason to end: callers get 503 until it comes."""
     cluster = dialled(cli.coordinator, cli)
+    joining = joining_at(cli.coordinator, cli.coordinator.rpartition(":")[0])
     try:
-        async with listening(cluster, settings, SystemClock()) as server:
+        async with listening(cluster, settings, SystemClock(), joining=joining) as server:
             with pid_file(settings.state_dir, "http"), ready_file(ready) as told:
                 print(f"HTTP address {server.url} for the coordinator at {cli.coordinator}", flush=True)
                 if server.ollama_url is not None:
@@ -85,15 +89,29 @@ def asks_for_keys(settings: HttpSettings) -> bool:
 
 
 @asynccontextmanager
-async def listening(cluster: Cluster, settings: HttpSettings, clock: Clock) -> AsyncGenerator[HttpServer]:
-    """The HTTP address of `cluster` while the block runs. Raises SettingsError when it cannot be had."""
+async def listening(
+    cluster: Cluster,
+    settings: HttpSettings,
+    clock: Clock,
+    *,
+    joining: Joining,
+    models_dirs: Sequence[Path] = (),
+) -> AsyncGenerator[HttpServer]:
+    """The HTTP address of `cluster` while the block runs. Raises SettingsError when it cannot be had.
+
+    `models_dirs`: where the local servers of this PC may find their models, beside their own folder.
+    """
     keys = asks_for_keys(settings)
     refuse_exposure("the HTTP address", settings.host, insecure=settings.insecure, encrypted=False, keys=keys)
+    folder = settings.state_dir.expanduser()
+    servers = HubServers(folder / SERVERS_FILE, folder, models_dirs)
     try:
         async with (
             kept_chats(settings) as chats,
             documents_door(settings, cluster, clock) as documents,
-            serving(create_app(cluster, settings, clock, documents, chats=chats), settings) as server,
+            serving(
+                create_app(cluster, settings, clock, documents, chats=chats, servers=servers, joining=joining), settings
+            ) as server,
         ):
             yield server
     except CannotListen as error:

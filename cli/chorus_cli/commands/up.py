@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from chorus_cli.announce import Addresses, print_registrations, ready_lines
+from chorus_cli.announce import Addresses, joining_at, print_registrations, ready_lines
 from chorus_cli.backends import backend_nodes
 from chorus_cli.commands.coordinator import terminal
 from chorus_cli.commands.http import asks_for_keys, listening
@@ -44,6 +44,7 @@ class Plan:
     http: HttpSettings
     cli: CliSettings
     agent_arguments: tuple[str, ...]
+    models_dirs: tuple[Path, ...]
 
 
 @click.command("up")
@@ -57,6 +58,7 @@ def command(config: Path | None, ready_file: Path | None, **flags: object) -> No
         http=effective(HttpSettings, "http", config=config, flags=flags, warn=False),
         cli=effective(CliSettings, "cli", config=config, flags=flags, warn=False),
         agent_arguments=agent_arguments(config, flags),
+        models_dirs=effective(AgentSettings, "agent", config=config, flags=flags, warn=False).models_dirs,
     )
     with logging_to(plan.coordinator.state_dir, "up", plan.cli.log_level):
         run_until_stopped(lambda stop: run(plan, ready_file, stop))
@@ -80,7 +82,16 @@ async def run(plan: Plan, ready: Path | None, stop: asyncio.Event) -> None:
         agent = LocalAgent((f"--join={hub.grpc_address}", *plan.agent_arguments), clock)
         try:
             with pid_file(state_dir, "up"), ready_file(ready) as told:
-                async with listening(hub.coordinator, plan.http, clock) as server, models_ready(hub) as model:
+                async with (
+                    listening(
+                        hub.coordinator,
+                        plan.http,
+                        clock,
+                        joining=joining_at(hub.grpc_address, plan.coordinator.host),
+                        models_dirs=plan.models_dirs,
+                    ) as server,
+                    models_ready(hub) as model,
+                ):
                     at = Addresses(
                         host=plan.coordinator.host,
                         grpc=hub.grpc_address,
