@@ -6,7 +6,7 @@
  * `scope`: what a key needs to see the page; without it the page is left out. `style`: the page's own style sheet.
  */
 export const PAGES = [
-  { id: "fleet", title: "Fleet", icon: "network", scope: "metrics", module: () => import("./fleet/page.js") },
+  { id: "fleet", title: "Fleet", icon: "network", scope: "metrics", module: () => import("./fleet/page.js"), style: "pages/fleet/page.css" },
   { id: "chat", title: "Chat", icon: "message-square", scope: "chat", module: () => import("./chat/page.js"), style: "pages/chat/page.css" },
   { id: "ask", title: "Ask all", icon: "users", scope: "infer", module: () => import("./ask/page.js"), style: "pages/ask/page.css" },
   { id: "documents", title: "Documents", icon: "file-text", scope: "rag", module: () => import("./documents/page.js"), style: "pages/documents/page.css" },

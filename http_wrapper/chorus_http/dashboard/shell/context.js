@@ -2,7 +2,7 @@
 
 import { api, stream, upload } from "./api.js";
 import { confirmed, openDialog } from "./dialogs.js";
-import { cluster, connection, onEvent } from "./live.js";
+import { cluster, connection, liveSocket, onEvent } from "./live.js";
 import { go, href } from "./router.js";
 import { can, session } from "./session.js";
 import { toast } from "./toasts.js";
@@ -12,7 +12,8 @@ import { toast } from "./toasts.js";
  *
  * - `api(path, {method, body, withinS})`, `stream(path, {body})`, `upload(path, form, {onProgress})`: see api.js.
  * - `attempt(promise or function)`: awaits it; a failure becomes a toast, and undefined the result.
- * - `live.cluster` (`.value`, `.watch(listener)`), `live.connection`, `live.on(kind, listener)`: see live.js.
+ * - `live.cluster` (`.value`, `.watch(listener)`), `live.connection`, `live.on(kind, listener)`, `live.socket()`: see
+ *   live.js.
  * - `every(seconds, work)`: do it now and then again and again while the page is open and to be seen.
  * - `toast.ok/note/failed`, `dialog(options)`, `confirmed(options)`; `can(scope)`, `session()`.
  * - `params` of the address; `go(id, params)`, `href(id, params)`; `setTitle(text)`.
@@ -30,6 +31,7 @@ export function contextFor({ params, signal, setTitle }) {
       cluster: watchedFor(cluster, signal),
       connection: watchedFor(connection, signal),
       on: (kind, listener) => onEvent(kind, listener, { signal }),
+      socket: liveSocket,
     },
     every: (seconds, work) => every(seconds, work, signal),
     attempt,

@@ -5,6 +5,7 @@ import { onSignInNeeded } from "./api.js";
 import { contextFor } from "./context.js";
 import { el, fill, icon } from "./dom.js";
 import { buildFrame } from "./frame.js";
+import "./history.js"; // begins to collect
 import { connection, follow } from "./live.js";
 import { href, route } from "./router.js";
 import { can, mustSignIn, refreshSession } from "./session.js";
@@ -31,7 +32,6 @@ async function begin() {
   addEventListener("hashchange", open);
   if (mustSignIn()) await askForKey();
   else await open();
-  await follow(() => !mustSignIn());
 }
 
 async function askForKey() {
@@ -45,8 +45,12 @@ async function askForKey() {
   await open();
 }
 
+let follows = false;
+
 async function open() {
   if (asking) return;
+  if (!follows) follow(can("metrics"));
+  follows = true;
   leave();
   const pages = PAGES.filter((page) => !page.scope || can(page.scope));
   const { id, params } = route();
