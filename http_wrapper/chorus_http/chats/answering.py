@@ -16,6 +16,7 @@ import msgspec
 
 from chorus_http.chats.asking import Agreed, Asking, Begun, Ended, Piece, Question, Said, Text
 from chorus_http.chats.events import ChatEvent, ChatEventKind, ChatEvents, LastEvent
+from chorus_http.chats.grounding import Grounded, Grounding
 from chorus_http.chats.history import Fitted, fitted
 from chorus_http.chats.models import model_to_ask
 from chorus_http.chats.records import (
@@ -45,7 +46,10 @@ KEEP_WITHIN_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """How one answer is to be made. `model` is for this answer alone; `sampling` has no messages yet."""
+    """How one answer is to be made. `model` is for this answer alone; `sampling` has no messages yet.
+
+    `grounding`: the question is answered from documents.
+    """
 
     request_id: RequestId
     user: str
@@ -53,6 +57,7 @@ class Wish:
     key_id: str = ""
     model: str | None = None
     sampling: Generation = field(default_factory=Generation)
+    grounding: Grounding | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,7 +68,10 @@ class _Running:
     question_id: MessageId
     began_s: float
     facts: AnswerFacts
+    grounded: Grounded | None
     text: str = ""
+    text_units: int = 0
+    """Length of `text` as browsers count it: in UTF-16 code units."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     def shown(self) -> dict[str, object]:
@@ -73,6 +81,7 @@ class _Running:
             "model": self.facts.model,
             "node": self.facts.node,
             "content": self.text,
+            "sources": msgspec.to_builtins(self.facts.sources),
         }
 
 
@@ -106,6 +115,10 @@ class Answers:
     async def make(self, session: ChatSession, line: list[ChatMessage], wish: Wish) -> AsyncGenerator[ChatEvent, None]:
         """Answer the end of `line`: `STARTED`, `DELTA`s and a `LastEvent`. Raises ClusterError."""
         model, context_tokens = await self.model(session, wish)
+        grounded = await self._grounded(session, line[-1].content, wish, model, context_tokens)
+        if grounded is not None:
+            line = [*line[:-1], msgspec.structs.replace(line[-1], content=grounded.prompt)]
+        sources = None if grounded is None else grounded.sources
         for refusals in range(REFUSALS_LIMIT + 1):
             sent = fitted(
                 line,
@@ -119,7 +132,8 @@ class Answers:
                 message_id=new_message_id(),
                 question_id=line[-1].id,
                 began_s=self._clock.monotonic_s(),
-                facts=AnswerFacts(model=model, prompt_bytes=sent.prompt_bytes, trimmed=sent.trimmed),
+                facts=AnswerFacts(model=model, prompt_bytes=sent.prompt_bytes, trimmed=sent.trimmed, sources=sources),
+                grounded=grounded,
             )
             try:
                 async with aclosing(self._run(session, running, sent, wish)) as events:
@@ -128,12 +142,25 @@ class Answers:
                 return
             except ContextLengthExceeded as error:
                 if running.text or refusals == REFUSALS_LIMIT or len(sent.messages) <= 1 + bool(session.system):
-                    self._tell_failed(session, running, error)
+                    self._tell_failed(session, running.message_id, error)
                     raise
                 log.info("request %s: the chat is too long for %s, and is shortened", wish.request_id, model)
             except ClusterError as error:
-                self._tell_failed(session, running, error)
+                self._tell_failed(session, running.message_id, error)
                 raise
+
+    async def _grounded(
+        self, session: ChatSession, question: str, wish: Wish, model: ModelName, context_tokens: int
+    ) -> Grounded | None:
+        if wish.grounding is None:
+            return None
+        try:
+            return await wish.grounding(
+                question, model=model, context_tokens=context_tokens, answer_tokens=wish.sampling.max_tokens
+            )
+        except ClusterError as error:
+            self._tell_failed(session, new_message_id(), error)
+            raise
 
     async def _run(
         self, session: ChatSession, running: _Running, sent: Fitted, wish: Wish
@@ -158,10 +185,7 @@ class Answers:
                             running.facts = msgspec.structs.replace(running.facts, node=piece.node)
                             event = ChatEvent(ChatEventKind.STARTED, self._started(running))
                         case Text():
-                            running.text += piece.text
-                            event = ChatEvent(
-                                ChatEventKind.DELTA, {"message_id": running.message_id, "text": piece.text}
-                            )
+                            event = ChatEvent(ChatEventKind.DELTA, self._more(running, piece.text))
                         case Said():
                             member = msgspec.to_builtins(piece.member)
                             event = ChatEvent(
@@ -194,6 +218,13 @@ class Answers:
         finally:
             del self._running[session.id]
 
+    def _more(self, running: _Running, text: str) -> dict[str, object]:
+        """Take `text` in. `at` tells who joins in which words its snapshot holds already."""
+        at = running.text_units
+        running.text += text
+        running.text_units += len(text.encode("utf-16-le", "surrogatepass")) // 2
+        return {"message_id": running.message_id, "at": at, "text": text}
+
     def _started(self, running: _Running) -> dict[str, object]:
         facts = running.facts
         trimmed = None if facts.trimmed is None else msgspec.to_builtins(facts.trimmed)
@@ -207,6 +238,7 @@ class Answers:
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             seconds=self._clock.monotonic_s() - running.began_s,
+            sources=None if running.grounded is None else running.grounded.marked(running.text),
         )
 
     async def _keep(self, session: ChatSession, running: _Running) -> LastEvent:
@@ -228,8 +260,8 @@ class Answers:
         self._events.tell_of(kept, ChatEvent(ChatEventKind.FINISHED, body))
         return LastEvent(ChatEventKind.FINISHED, body)
 
-    def _tell_failed(self, session: ChatSession, running: _Running, error: ClusterError) -> None:
-        body: dict[str, object] = {"message_id": running.message_id, "code": error.code, "message": error.message}
+    def _tell_failed(self, session: ChatSession, message_id: MessageId, error: ClusterError) -> None:
+        body: dict[str, object] = {"message_id": message_id, "code": error.code, "message": error.message}
         self._events.tell_of(session, ChatEvent(ChatEventKind.FAILED, body))
 
 

@@ -60,6 +60,21 @@ class CouncilShown(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[MemberShown, ...]
 
 
+class SourceShown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A passage of the person's documents that the model was given as `number`; `cited`: its answer names it."""
+
+    number: int
+    document_id: str
+    chunk_id: int
+    title: str
+    text: str
+    headings: tuple[str, ...] = ()
+    page: int | None = None
+    source: str | None = None
+    score: float = 0.0
+    cited: bool = False
+
+
 class AnswerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How one answer came about."""
 
@@ -75,6 +90,8 @@ class AnswerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     seconds: float = 0.0
     trimmed: Trimmed | None = None
     council: CouncilShown | None = None
+    sources: tuple[SourceShown, ...] | None = None
+    """None: no documents were asked for; empty: they hold nothing about the question."""
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):

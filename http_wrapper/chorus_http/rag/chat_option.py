@@ -1,6 +1,7 @@
 """`rag` as an option of a chat: the last question is put to the model together with passages of the caller's documents.
 
-Streams tell the passages in one chunk before the first, without choices; whole answers in a member `rag`.
+Of /v1/chat/completions and of chat sessions. Streams of the former tell the passages in one chunk before the first,
+without choices; whole answers in a member `rag`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import msgspec
 from quart import Response
 from quart.wrappers.response import ResponseBody
 
+from chorus_http.chats.grounding import Grounded, Grounding
+from chorus_http.chats.records import SourceShown
 from chorus_http.exchange import Exchange
-from chorus_http.rag.asking import answer_tokens, passages_for
-from chorus_http.rag.bodies import ChatOption
+from chorus_http.rag.asking import answer_tokens as answer_tokens_of
+from chorus_http.rag.asking import passages_for
+from chorus_http.rag.bodies import ChatOption, SourceReply
 from chorus_http.rag.documents import Passage
 from chorus_http.rag.finding import Finder
 from chorus_http.rag.prompt import BYTES_PER_TOKEN, citations_of, prompt_of
@@ -62,21 +66,41 @@ class ChatDocuments:
         response = await answer(body)
         return response if sources is None else await _with_sources(response, sources)
 
+    def grounding(self, option: JsonValue, exchange: Exchange) -> Grounding | None:
+        """For a chat session; None where `option` asks for no documents. Raises InvalidRequest, UnknownParameter."""
+        if option is None or option is False:
+            return None
+        wanted = _wanted(option)
+
+        async def ground(
+            question: str, *, model: ModelName, context_tokens: int, answer_tokens: int | None
+        ) -> Grounded:
+            found = await self._finder.find(exchange.user, question, wanted, exchange)
+            reserved = answer_tokens_of(ModelSummary(name=model, context_tokens=context_tokens), answer_tokens)
+            fit: list[Passage] = []
+            if found.passages:
+                fit = passages_for(found.passages, question, context_tokens=context_tokens, reserved_tokens=reserved)
+            return Grounded(
+                prompt=prompt_of(question, fit) if fit else question,
+                sources=tuple(_source(source) for source in shown_sources(fit, set())),
+                cited=lambda answer: {citation.number for citation in citations_of(answer, fit)[0]},
+            )
+
+        return ground
+
     async def _prepared(self, raw: bytes, exchange: Exchange) -> tuple[bytes, ChatSources | None]:
         """The body without `rag`, its last question with the passages found; None where `rag` is not asked for."""
         body = load_object(raw, int64_names=("seed",))
         option = body.pop("rag", None)
         if option is None or option is False:
             return _encode(body), None
-        wanted = ChatOption()
-        if option is not True:
-            wanted = read_fields(as_object(option, "rag"), ChatOption, refused={}, at="rag")
+        wanted = _wanted(option)
         question = _last_question(body)
         found = await self._finder.find(exchange.user, question.text, wanted, exchange)
         if found.passages:
             model = await self._model(body.get("model"))
             limit = body.get("max_completion_tokens") or body.get("max_tokens")
-            reserved = answer_tokens(model, limit if isinstance(limit, int) else None)
+            reserved = answer_tokens_of(model, limit if isinstance(limit, int) else None)
             # The rest of the conversation stays as it is.
             reserved += max(0, len(_encode(body.get("messages"))) - len(question.text.encode())) // BYTES_PER_TOKEN
             fit = passages_for(
@@ -92,6 +116,27 @@ class ChatDocuments:
         state = await self._states.state()
         known = [model for model in state.models if model.name == name]
         return known[0] if known else ModelSummary(name=ModelName(str(name)))
+
+
+def _wanted(option: JsonValue) -> ChatOption:
+    """Raises InvalidRequest, UnknownParameter."""
+    if option is True:
+        return ChatOption()
+    return read_fields(as_object(option, "rag"), ChatOption, refused={}, at="rag")
+
+
+def _source(source: SourceReply) -> SourceShown:
+    return SourceShown(
+        number=source.number,
+        document_id=source.document_id,
+        chunk_id=source.chunk_id,
+        title=source.title,
+        text=source.text,
+        headings=source.headings,
+        page=source.page,
+        source=source.source,
+        score=source.score,
+    )
 
 
 async def _with_sources(response: Response, sources: ChatSources) -> Response:

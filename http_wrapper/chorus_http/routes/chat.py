@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from quart import Blueprint, Response, request
@@ -30,10 +30,13 @@ from chorus_http.replies import encoded, json_reply
 from chorus_http.settings import HttpSettings
 from chorus_http.sse import GRACE_S, EventStream, Source, event_stream_response, named_event
 from chorus_proto.clock import Clock
-from chorus_proto.dialects.fields import ModelText, Temperature, Text, TokenLimit, TopP, read_fields
+from chorus_proto.dialects.fields import ModelText, Temperature, Text, TokenLimit, TopP, Unchecked, read_fields
 from chorus_proto.dialects.strict_json import JsonObject, load_object
-from chorus_proto.errors import DeadlineExceeded, InternalError, InvalidRequest, NotFound
+from chorus_proto.errors import DeadlineExceeded, InternalError, InvalidRequest, NotFound, Unsupported
 from chorus_proto.generation import Generation
+
+if TYPE_CHECKING:
+    from chorus_http.rag.chat_option import ChatDocuments  # its packages may not be installed
 
 LISTED_AT_ONCE = 100
 MOST_LISTED = 1000
@@ -64,7 +67,7 @@ class _Head(msgspec.Struct):
 
 
 class _Making(msgspec.Struct, kw_only=True):
-    """How an answer is to be made."""
+    """How an answer is to be made. `rag`: from the caller's documents, as in /v1/chat/completions."""
 
     stream: bool | None = None
     model: ModelText | None = None
@@ -73,6 +76,7 @@ class _Making(msgspec.Struct, kw_only=True):
     top_p: TopP | None = None
     seed: int | None = None
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] | None = None
+    rag: Unchecked = None
 
 
 class _Message(_Making, kw_only=True):
@@ -85,7 +89,14 @@ class _Naming(msgspec.Struct):
     model: ModelText | None = None
 
 
-def chat_routes(chats: Conversations, settings: HttpSettings, metrics: HttpMetrics, clock: Clock) -> Blueprint:
+def chat_routes(
+    chats: Conversations,
+    settings: HttpSettings,
+    metrics: HttpMetrics,
+    clock: Clock,
+    documents: ChatDocuments | None = None,
+) -> Blueprint:
+    """`documents`: None where they are not installed."""
     routes = Blueprint("chat", __name__)
 
     async def sessions() -> Response:
@@ -151,14 +162,14 @@ def chat_routes(chats: Conversations, settings: HttpSettings, metrics: HttpMetri
             raise InvalidRequest("'after' and 'edits' name two places; send one of them.", param="edits")
         exchange = current_exchange()
         content = checked_text(fields.content, "content")
-        wish = _wish(fields, exchange, settings)
+        wish = _wish(fields, exchange, settings, documents)
         said = chats.say(exchange.user, session_id, content, wish, after=fields.after, edits=fields.edits)
         return await _answered(said, wish, exchange, stream=bool(fields.stream))
 
     async def again(session_id: str, message_id: str) -> Response:
         fields = read_fields(await _body(), _Making, refused={})
         exchange = current_exchange()
-        wish = _wish(fields, exchange, settings)
+        wish = _wish(fields, exchange, settings, documents)
         return await _answered(
             chats.again(exchange.user, session_id, message_id, wish), wish, exchange, stream=bool(fields.stream)
         )
@@ -255,8 +266,10 @@ def _flag(name: str) -> bool:
     return request.args.get(name, "").lower() in ("1", "true", "yes")
 
 
-def _wish(fields: _Making, exchange: Exchange, settings: HttpSettings) -> Wish:
+def _wish(fields: _Making, exchange: Exchange, settings: HttpSettings, documents: ChatDocuments | None) -> Wish:
     longest_s = settings.request_within_s
+    if fields.rag and documents is None:
+        raise Unsupported("Documents need further packages on the server's PC: pip install 'chorus-llm[rag]'.")
     return Wish(
         request_id=exchange.request_id,
         user=exchange.user,
@@ -266,6 +279,7 @@ def _wish(fields: _Making, exchange: Exchange, settings: HttpSettings) -> Wish:
         sampling=Generation(
             max_tokens=fields.max_tokens, temperature=fields.temperature, top_p=fields.top_p, seed=fields.seed
         ),
+        grounding=None if documents is None else documents.grounding(fields.rag, exchange),
     )
 
 
