@@ -38,7 +38,8 @@ export class Conversation {
         return false;
       case "delta":
         return this.#grow(body, (running) => {
-          running.content += body.text;
+          // What a snapshot held already is told once more to those who came while it was made.
+          if (body.at >= running.content.length) running.content += body.text;
         });
       case "member":
         return this.#grow(body, (running) => running.members.push(body.member));

@@ -10,6 +10,7 @@ import { el, fill, icon, reconcile, say } from "../../shell/dom.js";
 import { askInstructions, askName, confirmDelete, showExports } from "./chat_settings.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
+import { Menu } from "./menu.js";
 import { MessageView } from "./message_view.js";
 import { watchChat } from "./room.js";
 
@@ -37,18 +38,9 @@ export class Talk {
     this.#choice = choice;
     this.#opened = opened;
     ctx.signal.addEventListener("abort", () => this.#left.abort());
-    const act = (mark, label, work) =>
-      el("button", { class: "plain", type: "button", "aria-label": label, title: label, on: { click: work } }, icon(mark));
     this.title = el("h1", {}, "New chat");
-    this.tools = el(
-      "div",
-      { class: "tools", role: "group", "aria-label": "This chat" },
-      act("pencil", "Rename", () => this.#rename()),
-      act("download", "Export", () => showExports(ctx, this.#id)),
-      act("trash-2", "Delete", () => this.#delete()),
-    );
-    this.instructions = act("quote", "Instructions", () => this.#instruct());
-    this.head = el("header", { class: "talk-head" }, this.title, this.instructions, this.tools);
+    this.menu = new Menu("More about this chat");
+    this.head = el("header", { class: "talk-head" }, this.title, this.menu.element);
     this.messages = el("div", { class: "messages" });
     this.welcome = el(
       "div",
@@ -255,10 +247,7 @@ export class Talk {
     const title = talk.session?.title ?? "New chat";
     say(this.title, title);
     this.#ctx.setTitle(title);
-    this.tools.hidden = !talk.session;
-    const instructed = Boolean(talk.session?.system ?? this.#system);
-    this.instructions.classList.toggle("on", instructed);
-    this.instructions.setAttribute("aria-label", instructed ? "Instructions (given)" : "Instructions");
+    this.#drawMenu();
     this.composer.busy(talk.running !== null);
     const follows = this.#atEnd();
     this.#drawMessages(busy);
@@ -266,6 +255,21 @@ export class Talk {
     this.#drawProblem(busy);
     if (follows) this.#toEnd();
     this.#showNewest();
+  }
+
+  #drawMenu() {
+    const { session } = this.#conversation;
+    const instructed = Boolean(session ? session.system : this.#system);
+    const wanted = `${Boolean(session)} ${instructed}`;
+    if (this.menu.element.dataset.shows === wanted) return;
+    this.menu.element.dataset.shows = wanted;
+    const instructions = { mark: "quote", text: instructed ? "Instructions (given)" : "Instructions", act: () => this.#instruct() };
+    const rest = [
+      { mark: "pencil", text: "Rename", act: () => this.#rename() },
+      { mark: "download", text: "Export", act: () => showExports(this.#ctx, this.#id) },
+      { mark: "trash-2", text: "Delete", act: () => this.#delete(), danger: true },
+    ];
+    this.menu.setItems([instructions, ...(session ? rest : [])]);
   }
 
   #drawMessages(busy) {

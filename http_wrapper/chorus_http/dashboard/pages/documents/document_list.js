@@ -14,7 +14,7 @@ export class DocumentList {
   constructor(ctx, { changed }) {
     this.#ctx = ctx;
     this.#changed = changed;
-    this.list = el("ul", { class: "documents" });
+    this.list = el("ul", { class: "document-list" });
     this.none = el("div", { class: "empty", hidden: true }, icon("file-text"), el("p", {}, "Nothing is here yet."));
     this.more = el("button", { class: "small", type: "button", hidden: true }, "Show more");
     this.element = el("div", { class: "stack" }, this.list, this.none, this.more);

@@ -1,7 +1,7 @@
 /** Asking and searching in the open collection. */
 
 import { el, fill, icon } from "../../shell/dom.js";
-import { duration, number } from "../../shell/format.js";
+import { duration, number, percent } from "../../shell/format.js";
 import { Announcer } from "../../words/announcer.js";
 import { copyButton } from "../../words/copy_button.js";
 import { highlighted } from "../../words/highlight.js";
@@ -134,6 +134,11 @@ class Answer {
   }
 }
 
+function scores({ score, similarity }) {
+  const told = `score ${number(score, 3)}`;
+  return similarity === null ? told : `${told} · meaning ${percent(similarity)}`;
+}
+
 function passageView(passage, query) {
   const where = [...passage.headings, passage.page === null ? null : `page ${passage.page}`].filter(Boolean).join(" › ");
   return el(
@@ -143,7 +148,7 @@ function passageView(passage, query) {
       "header",
       { class: "row apart" },
       el("h3", { class: "ellipsis grow" }, passage.title || passage.source || "Untitled", where && el("span", { class: "muted" }, ` ${where}`)),
-      el("span", { class: "badge", title: "How well it fits, by words and meaning" }, `score ${number(passage.score, 2)}`),
+      el("span", { class: "badge", title: "Its place comes from the score: words and meaning together" }, scores(passage)),
     ),
     el("p", { class: "plain-text", dir: "auto" }, highlighted(passage.text, query)),
   );
