@@ -10,6 +10,9 @@ export const PAGES = [
   { id: "chat", title: "Chat", icon: "message-square", scope: "chat", module: () => import("./chat/page.js"), style: "pages/chat/page.css" },
   { id: "ask", title: "Ask all", icon: "users", scope: "infer", module: () => import("./ask/page.js"), style: "pages/ask/page.css" },
   { id: "documents", title: "Documents", icon: "file-text", scope: "rag", module: () => import("./documents/page.js"), style: "pages/documents/page.css" },
-  { id: "models", title: "Models", icon: "box", scope: "infer", module: () => import("./models/page.js") },
-  { id: "queue", title: "Queue", icon: "list-ordered", scope: "metrics", module: () => import("./queue/page.js") },
+  { id: "models", title: "Models", icon: "box", scope: "infer", module: () => import("./models/page.js"), style: "pages/models/page.css" },
+  { id: "queue", title: "Queue", icon: "list-ordered", scope: "metrics", module: () => import("./queue/page.js"), style: "pages/queue/page.css" },
+  { id: "servers", title: "Servers", icon: "server", scope: "admin", module: () => import("./servers/page.js"), style: "pages/servers/page.css" },
+  { id: "join", title: "Join a PC", icon: "circle-plus", scope: "admin", module: () => import("./join/page.js"), style: "pages/join/page.css" },
+  { id: "keys", title: "Keys", icon: "key-round", scope: "admin", module: () => import("./keys/page.js"), style: "pages/keys/page.css" },
 ];
