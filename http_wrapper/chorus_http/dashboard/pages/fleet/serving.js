@@ -1,5 +1,6 @@
 /** Who is served by whom, drawn: on the left who asks, on the right the PCs, between them a line for each request. */
 
+import { who } from "../../parts/who.js";
 import { el, fill, say, svg } from "../../shell/dom.js";
 import { count } from "../../shell/format.js";
 
@@ -10,7 +11,6 @@ const SERVES = 290;
 const NAME_LETTERS = 24;
 const SERVES_LETTERS = 38;
 const MOST_ROWS = 12;
-const NOBODY = "somebody on this network";
 
 /** Returns `{ root }`; follows the cluster's events, and begins with what GET /queue/status says. */
 export function serving(ctx) {
@@ -56,7 +56,7 @@ export function serving(ctx) {
 function grouped(running) {
   const links = new Map();
   for (const { user, node, model } of running) {
-    const from = user || NOBODY;
+    const from = who(user);
     const key = JSON.stringify([from, node, model]);
     const link = links.get(key) ?? { from, node, model, requests: 0 };
     link.requests += 1;

@@ -9,6 +9,7 @@ export default {
     const about = el("p");
     const rows = el("tbody");
     const old = el("input", { type: "checkbox", id: "show-old" });
+    const ended = el("label", { class: "choice", hidden: true }, old, "Show keys that have ended");
     const empty = el("div", { class: "card empty", hidden: true }, icon("key-round"), el("h2", {}, "No keys yet"),
       el("p", {}, "On this PC alone none is needed. Make one for every person or program that comes over the network: each gets a fair share of its own, limits, and an end."));
     const open = ctx.session().exposed
@@ -26,6 +27,7 @@ export default {
       const shown = old.checked ? keys : live;
       say(about, `${count(live.length, "key")} in use${keys.length > live.length ? `, ${keys.length - live.length} ended` : ""}`);
       empty.hidden = keys.length > 0;
+      ended.hidden = keys.length === live.length;
       table.hidden = shown.length === 0;
       reconcile(rows, shown, { key: (one) => one.key_id, make: () => el("tr"), update: (row, one) => update(row, one, revoke) });
     };
@@ -53,7 +55,7 @@ export default {
       el("header", { class: "page-head" }, el("div", {}, el("h1", {}, "Keys"), about),
         el("button", { class: "primary", on: { click: make } }, icon("plus"), "New key")),
       open, empty, table,
-      el("label", { class: "choice" }, old, "Show keys that have ended"));
+      ended);
     old.addEventListener("change", show);
     ctx.every(15, look);
   },

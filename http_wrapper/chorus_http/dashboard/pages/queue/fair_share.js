@@ -1,9 +1,9 @@
 /** How the running slots and the places in the queue are shared between those who ask. */
 
+import { who } from "../../parts/who.js";
 import { el, fill } from "../../shell/dom.js";
 import { count, percent } from "../../shell/format.js";
 
-const NOBODY = "somebody on this network";
 const MOST = 8;
 
 /** Returns `{ root, show(queue) }`; hidden while nobody asks for anything. */
@@ -19,7 +19,7 @@ export function fairShare() {
     show(queue) {
       const users = new Map();
       const of = (user) => {
-        const name = user || NOBODY;
+        const name = who(user);
         if (!users.has(name)) users.set(name, { name, running: 0, waiting: 0 });
         return users.get(name);
       };

@@ -1,13 +1,13 @@
 /** Who waits, for what and why, who runs, and how the slots are shared. */
 
 import { throttled } from "../../parts/later.js";
+import { who } from "../../parts/who.js";
 import { el, fill, icon, say } from "../../shell/dom.js";
 import { count, duration, number } from "../../shell/format.js";
 import { explainForm } from "./explain.js";
 import { fairShare } from "./fair_share.js";
 
 const GAP_MS = 500;
-const NOBODY = "somebody on this network";
 
 export default {
   mount(root, ctx) {
@@ -31,7 +31,7 @@ export default {
       waiting.show(queue.waiting_requests.map((one) => ({ key: one.request_id, cells: waitingCells(one, queue.models) })), queue.waiting);
       running.show(queue.running_requests.map((one) => ({
         key: one.request_id,
-        cells: [one.user || NOBODY, one.model, one.node, duration(one.running_s)],
+        cells: [who(one.user), one.model, one.node, duration(one.running_s)],
       })), queue.running);
       models.show(queue.models.map((one) => ({
         key: one.model,
@@ -48,7 +48,7 @@ export default {
 function waitingCells(one, models) {
   const place = `${one.position} of ${one.of}`;
   const late = one.late ? [" ", el("span", { class: "badge warn" }, "late")] : [];
-  return [place, [one.user || NOBODY, late], one.model, duration(one.waited_s), duration(one.expected_wait_s), why(one, models)];
+  return [place, [who(one.user), late], one.model, duration(one.waited_s), duration(one.expected_wait_s), why(one, models)];
 }
 
 /** Why a request has no slot yet, in a sentence. */
