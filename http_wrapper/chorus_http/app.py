@@ -19,6 +19,9 @@ from chorus_http.exchange import ExchangeMiddleware, current_exchange
 from chorus_http.gate import Gate
 from chorus_http.joining import Joining
 from chorus_http.kept_responses import KeptResponses
+from chorus_http.listen import BEFORE_DRAIN
+from chorus_http.live.composition import live_of
+from chorus_http.live.front import LiveFront
 from chorus_http.metrics import HttpMetrics
 from chorus_http.model_control import ModelControl
 from chorus_http.routes.anthropic import anthropic_routes
@@ -27,6 +30,7 @@ from chorus_http.routes.chat import chat_routes
 from chorus_http.routes.dashboard import dashboard_routes
 from chorus_http.routes.documentation import documentation_routes
 from chorus_http.routes.embeddings import embeddings_routes
+from chorus_http.routes.events import event_routes
 from chorus_http.routes.execute import execute_routes
 from chorus_http.routes.fleet import fleet_routes
 from chorus_http.routes.keys import key_routes
@@ -114,9 +118,14 @@ def create_app(
     app.register_blueprint(fleet_routes(cluster, states, joining, answer_within_s=settings.metadata_within_s))
     app.register_blueprint(key_routes(cluster, answer_within_s=settings.metadata_within_s))
     app.register_blueprint(server_routes(servers))
+    conversations = None
     if chats is not None:
         conversations = Conversations(chats, asking(cluster), states, clock)
-        app.register_blueprint(chat_routes(conversations, settings, metrics, clock))
+        app.register_blueprint(chat_routes(conversations, settings, metrics, clock, chat_documents))
+    live = live_of(cluster, gate, states, settings, clock, conversations)
+    app.config[BEFORE_DRAIN] = live.drain
+    app.after_serving(live.aclose)
+    app.register_blueprint(event_routes(live.feed, settings, metrics))
     install_error_handlers(app)
 
     async def begin() -> None:
@@ -131,7 +140,7 @@ def create_app(
     app.before_request(begin)
     if settings.cors_origins:
         app = cors(app, allow_origin=list(settings.cors_origins))
-    inner = cast("AsgiApp", app.asgi_app)
+    inner = LiveFront(cast("AsgiApp", app.asgi_app), live.sockets, gate, settings)
     around = ExchangeMiddleware(inner, metrics=metrics, clock=clock, log_requests=settings.log_requests)
     app.asgi_app = around  # pyright: ignore[reportAttributeAccessIssue]  # Quart types its own scopes, ours are ASGI's
     return app

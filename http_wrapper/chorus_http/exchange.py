@@ -64,9 +64,13 @@ class Exchange:
         return "" if self.key is None else self.key.key_id
 
 
+def exchange_of(scope: Scope) -> Exchange:
+    return cast("Exchange", scope[_SCOPE_KEY])
+
+
 def current_exchange() -> Exchange:
     """The exchange of the request that this task serves."""
-    return cast("Exchange", cast("dict[str, object]", request.scope)[_SCOPE_KEY])
+    return exchange_of(cast("Scope", request.scope))
 
 
 class ExchangeMiddleware:

@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
@@ -53,6 +54,20 @@ class _Told:
     preflight: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who has a socket open. A key is shown once, and looked at again for whatever is done with it."""
+
+    address: str
+    claim: KeyClaim | None
+    told: _Told
+
+    @property
+    def name(self) -> str:
+        """What its sockets are counted under."""
+        return f"@{self.address}" if self.claim is None else self.claim.key_id
+
+
 class Gate:
     """Of one listener."""
 
@@ -94,6 +109,56 @@ class Gate:
             raise InvalidApiKey("An API key is needed: send it as 'Authorization: Bearer KEY'.")
         else:
             self._admit_address(exchange, address)
+
+    def check_page(self, scope: Scope) -> str:
+        """Look at what can be told of a socket's request before its key is known; returns the address it comes from.
+
+        A page of another site may not even read. Raises BadHost, Forbidden, InvalidApiKey.
+        """
+        told = _told(scope)
+        self._hosts.check_host(told.host, cast("str", scope["http_version"]))
+        _check_query(cast("bytes", scope["query_string"]))
+        if told.origin:
+            self._hosts.check_origin(told.origin, told.host)
+        return _address(scope)
+
+    async def meet(self, scope: Scope, shown: bytes | None) -> Visitor:
+        """Let somebody have a socket, who shows a key in its first message or in the request that opened it.
+
+        Raises InvalidApiKey, RateLimitExceeded, CoordinatorUnavailable.
+        """
+        told = _told(scope)
+        if shown is not None:
+            told.api_key = [shown]
+            told.authorization = []
+        claim = _claim(told)
+        if claim is None and shown is None:
+            claim = self._session_claim(told, scope, "GET")
+        address = _address(scope)
+        if claim is not None:
+            await self._checked(claim, address)
+        elif self.keys_required:
+            raise InvalidApiKey("An API key is needed: send it as 'auth' of the connection, {\"key\": KEY}.")
+        elif address != THIS_PC:
+            self._count(f"@{address}", self._settings.address_requests_per_minute)
+        return Visitor(address, claim, told)
+
+    async def admit(self, exchange: Exchange, visitor: Visitor, right: Right, *, counts: bool) -> None:
+        """Let a visitor do one thing and tell its exchange who asks. `counts`: as a request of its key.
+
+        Raises InvalidApiKey, Forbidden, RateLimitExceeded, InvalidRequest, CoordinatorUnavailable.
+        """
+        if visitor.claim is not None:
+            key = await self._checked(visitor.claim, visitor.address)
+            self._admit_key(exchange, key, right, _user(key, visitor.told), counts=counts)
+        elif visitor.address != THIS_PC:
+            exchange.user = f"@{visitor.address}"
+            if counts:
+                self._count(exchange.user, self._settings.address_requests_per_minute)
+
+    def until_revoked(self, visitor: Visitor, end: Callable[[], None]) -> Callable[[], None]:
+        """Call `end` when the visitor's key is no longer good; returns what takes that back."""
+        return (lambda: None) if visitor.claim is None else self._watch.add(visitor.claim, end)
 
     def _session_claim(self, told: _Told, scope: Scope, method: str) -> KeyClaim | None:
         """The key that the browser's session stands for. Raises Forbidden."""
@@ -169,7 +234,7 @@ def _told(scope: Scope) -> _Told:
             case b"x-openwebui-user-id":
                 told.user.append(value)
             case b"access-control-request-method":
-                told.preflight = scope["method"] == "OPTIONS"
+                told.preflight = scope.get("method") == "OPTIONS"
             case _:
                 pass
     return told

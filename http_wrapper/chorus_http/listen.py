@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 import sys
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import cast
 
@@ -15,9 +15,13 @@ from quart import Quart
 
 from chorus_http.http_protocol import bounded
 from chorus_http.settings import HttpSettings
+from chorus_http.web_sockets import BoundedWebSocketProtocol
 
 OLLAMA_PORT = "CHORUS_OLLAMA_PORT"
 """Key in the app's config: the port on which `GET /` answers as Ollama's does."""
+
+BEFORE_DRAIN = "CHORUS_BEFORE_DRAIN"
+"""Key in the app's config: what to call when the server begins to stop, for what would go on for ever."""
 
 _BACKLOG = 1024
 _GRACE_S = 5.0
@@ -78,7 +82,10 @@ async def serving(app: Quart, settings: HttpSettings) -> AsyncGenerator[HttpServ
         uvicorn.Config(
             app,
             http=bounded(settings),
-            ws="none",
+            ws=BoundedWebSocketProtocol,
+            ws_max_size=settings.live_message_bytes,
+            ws_ping_interval=None,  # Engine.IO has pings of its own
+            ws_per_message_deflate=False,
             lifespan="off",  # the app's end comes below, where its errors are heard
             log_config=None,
             access_log=False,
@@ -99,6 +106,9 @@ async def serving(app: Quart, settings: HttpSettings) -> AsyncGenerator[HttpServ
         yield HttpServer(settings.host, _port_of(listeners[0]), ollama_port, task)
     finally:
         started.cancel()
+        before_drain = cast("dict[str, object]", app.config).get(BEFORE_DRAIN)
+        if before_drain is not None:
+            cast("Callable[[], None]", before_drain)()
         server.should_exit = True
         await asyncio.wait({task}, timeout=settings.drain_within_s + _GRACE_S)
         task.cancel()

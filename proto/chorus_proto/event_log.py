@@ -81,7 +81,7 @@ class EventLog(Generic[E]):
         self._wake()
 
     def close(self) -> None:
-        """End every follower."""
+        """End every follower once it has read everything."""
         self._closed = True
         self._wake()
 
@@ -107,14 +107,16 @@ class EventLog(Generic[E]):
         news = asyncio.Event()
         self._followers.add(news)
         try:
-            batch = Batch[E](self.position) if after is None else self.since(after)
+            batch: Batch[E] = Batch(self.position) if after is None else self.since(after)
             yield batch
-            while not self._closed:
+            while True:
                 news.clear()
                 batch = self.since(batch.position)
-                is_empty = not (batch.events or batch.missed)
-                if is_empty and await _heard(news, silence_s):
-                    continue
+                if not (batch.events or batch.missed):
+                    if self._closed:
+                        return
+                    if await _heard(news, silence_s):
+                        continue
                 yield batch
         finally:
             self._followers.discard(news)

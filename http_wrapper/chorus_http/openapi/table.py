@@ -184,6 +184,7 @@ OPERATIONS: Mapping[str, Told] = {
         summary="Health, model states, queue depths and metrics", tag="Cluster", answer=(ClusterStatus,)
     ),
     "GET /queue/status": Told(summary="Who waits and who runs", tag="Cluster", answer=(answers.Queue,)),
+    "GET /events": Told(summary="What happens, as it happens; see docs/live.md", tag="Cluster", also=(EVENTS,)),
     "POST /route/explain": Told(
         summary="Where this request would go, and why",
         tag="Cluster",
