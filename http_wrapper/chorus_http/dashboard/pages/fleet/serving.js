@@ -5,11 +5,11 @@ import { el, fill, say, svg } from "../../shell/dom.js";
 import { count } from "../../shell/format.js";
 
 const ROW = 34;
-const WIDTH = 800;
-const ASKS = 200;
-const SERVES = 290;
-const NAME_LETTERS = 24;
-const SERVES_LETTERS = 38;
+const WIDEST = 800;
+const NARROWEST = 280;
+const ASKS_SHARE = 0.27;
+const SERVES_SHARE = 0.38;
+const LETTER = 7.6;
 const MOST_ROWS = 12;
 
 /** Returns `{ root }`; follows the cluster's events, and begins with what GET /queue/status says. */
@@ -25,12 +25,18 @@ export function serving(ctx) {
     const found = [...running.values()];
     say(words, found.length ? count(found.length, "request") : "Nothing runs right now.");
     drawing.hidden = found.length === 0;
-    if (found.length) fill(drawing, picture(found), spoken(found));
+    const width = Math.min(WIDEST, Math.max(NARROWEST, drawing.clientWidth));
+    if (found.length) fill(drawing, picture(found, width), spoken(found));
   };
   const soon = () => {
     waits ||= setTimeout(draw, 150); // many short requests are one drawing
   };
-  ctx.signal.addEventListener("abort", () => clearTimeout(waits));
+  const sized = new ResizeObserver(soon);
+  sized.observe(root);
+  ctx.signal.addEventListener("abort", () => {
+    clearTimeout(waits);
+    sized.disconnect();
+  });
 
   const begin = async () => {
     const queue = await ctx.api("/queue/status").catch(() => null); // the page's banner tells when the server is away
@@ -65,7 +71,8 @@ function grouped(running) {
   return [...links.values()].sort((a, b) => b.requests - a.requests);
 }
 
-function picture(running) {
+function picture(running, width) {
+  const [asks, serves] = [width * ASKS_SHARE, width * SERVES_SHARE];
   const links = grouped(running);
   const left = ranked(links.map((one) => one.from));
   const right = ranked(links.map((one) => one.node));
@@ -79,7 +86,7 @@ function picture(running) {
     .filter((one) => left.includes(one.from) && right.includes(one.node))
     .map((one) => {
       const [y1, y2] = [place(left, one.from), place(right, one.node)];
-      const [x1, x2] = [ASKS, WIDTH - SERVES];
+      const [x1, x2] = [asks, width - serves];
       const middle = (x1 + x2) / 2;
       return svg("path", {
         class: "flow",
@@ -88,13 +95,13 @@ function picture(running) {
       }, svg("title", {}, `${one.from} → ${one.node}: ${one.model}, ${count(one.requests, "request")}`));
     });
   const models = (node) => [...new Set(links.filter((one) => one.node === node).map((one) => one.model))].join(", ");
-  return svg("svg", { viewBox: `0 0 ${WIDTH} ${height}`, class: "serving-picture", "aria-hidden": "true" },
+  return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "serving-picture", "aria-hidden": "true" },
     lines,
-    left.map((name) => box("asks", 0, ASKS, place(left, name), shortened(name, NAME_LETTERS))),
+    left.map((name) => box("asks", 0, asks, place(left, name), shortened(name, asks / LETTER))),
     right.map((name) => {
-      const told = shortened(models(name), SERVES_LETTERS - Math.min(NAME_LETTERS, name.length));
-      return box("serves", WIDTH - SERVES, SERVES, place(right, name), shortened(name, NAME_LETTERS),
-        svg("tspan", { class: "model", dx: 8 }, told));
+      const letters = serves / LETTER - name.length - 2;
+      const model = letters > 4 ? svg("tspan", { class: "model", dx: 8 }, shortened(models(name), letters)) : null;
+      return box("serves", width - serves, serves, place(right, name), shortened(name, serves / LETTER), model);
     }));
 }
 
@@ -115,5 +122,5 @@ function ranked(names) {
 }
 
 function shortened(text, letters) {
-  return text.length > letters ? `${text.slice(0, letters - 1)}…` : text;
+  return text.length > letters ? `${text.slice(0, Math.max(1, Math.floor(letters) - 1))}…` : text;
 }
