@@ -33,7 +33,7 @@ export async function api(path, { method, body, headers, signal, withinS = WITHI
 /**
  * Server-sent events, or lines of JSON, as they come: `for await (const {event, data, id} of stream("/query", {body}))`.
  * `data` is parsed where it is JSON, else the text; the closing `[DONE]` is left out. An event with the name `error`,
- * and data of the form `{error: {message}}`, throw ApiError.
+ * and data of the form `{error: {message}}` without a name, throw ApiError.
  */
 export async function* stream(path, { method, body, headers, signal } = {}) {
   const answer = await request(path, { method, body, headers, signal });
@@ -141,7 +141,8 @@ function lineEvent(text) {
 
 function checked(found) {
   const told = found.data?.error;
-  if (!told && found.event !== "error") return found;
+  // An event with a name of its own may speak of an error that is not the stream's: of one PC among several.
+  if (found.event !== "error" && !(found.event === "message" && told)) return found;
   throw new ApiError((typeof told === "string" ? told : told?.message) ?? "The answer broke off.", {
     code: told?.code ?? "",
   });
