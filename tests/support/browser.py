@@ -110,6 +110,13 @@ class Browser:
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
 
+    def offline(self, *, offline: bool) -> None:
+        """Whether the network is gone."""
+        self._cdp("Network.enable")
+        self._cdp(
+            "Network.emulateNetworkConditions", offline=offline, latency=0, downloadThroughput=-1, uploadThroughput=-1
+        )
+
     def sideways_px(self) -> int:
         """How far the page can be scrolled sideways."""
         return cast("int", self.script("const e = document.documentElement; return e.scrollWidth - e.clientWidth"))

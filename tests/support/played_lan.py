@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from chorus_proto.errors import EngineFailed
 from chorus_proto.generation import Delta, Done, Generation, Piece
 from chorus_proto.ids import ModelName, new_instance_id, new_node_id
 from chorus_proto.sizing import DeviceKind, LoadShape, estimate
-from chorus_proto.values import Courtesy, EngineKind, Gpu, Hardware, ModelFile
+from chorus_proto.values import Courtesy, EngineKind, Gpu, Hardware, ModelFile, ReplicaState
 from chorus_server.app import RunningCoordinator, running
 from chorus_server.settings import CoordinatorSettings
 
@@ -261,6 +261,20 @@ class PlayedLan:
     def cut(self, name: str) -> None:
         self.call(self.pcs[name].cut())
 
+    def until_ready(self, *names: str) -> None:
+        """Wait until each of these PCs serves a model."""
+
+        async def serve() -> None:
+            async with asyncio.timeout(WITHIN_S):
+                while not set(names) <= {
+                    node.name
+                    for node in (await self.hub.coordinator.state()).nodes
+                    if any(one.report.state is ReplicaState.READY for one in node.replicas)
+                }:
+                    await asyncio.sleep(0.02)
+
+        self.call(serve())
+
     def let_load(self, name: str, steps: int = STEPS) -> None:
         """So many more steps of the loads of this PC."""
         self._loop.call_soon_threadsafe(lambda: [self.pcs[name].load_steps.release() for _ in range(steps)])
@@ -308,7 +322,7 @@ def played_lan(
     servers: ServersDoor | None = None,
     documents: LibraryDoor | None = None,
     **coordinator: object,
-) -> Iterator[PlayedLan]:
+) -> Generator[PlayedLan]:
     """The LAN while the block runs. `coordinator`: settings of it beside the quick leases."""
     values: dict[str, object] = {
         "grpc_port": 0,

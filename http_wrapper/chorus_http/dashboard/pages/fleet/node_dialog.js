@@ -43,7 +43,7 @@ export async function openNode(ctx, nodeId) {
     const done = await ctx.attempt(ctx.api(`/nodes/${encodeURIComponent(nodeId)}/wake`, { method: "POST" }));
     if (done) ctx.toast.ok(done.message);
   };
-  const mayWake = ctx.can("admin") && first.mac_addresses.length > 0;
+  const mayWake = ctx.can("admin") && first.mac_addresses.length > 0 && ["asleep", "dead"].includes(first.state);
   const shown = ctx.dialog({
     title: first.name,
     wide: true,

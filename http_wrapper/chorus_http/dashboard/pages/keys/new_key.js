@@ -11,7 +11,8 @@ const SCOPES = {
   admin: "everything: keys, models, PCs",
 };
 const BEGUN_WITH = ["infer", "chat"];
-const LIVES = { "": "until it is revoked", 1: "one day", 7: "a week", 30: "a month", 365: "a year" };
+/** Days and their words. */
+const LIVES = [["", "until it is revoked"], [1, "one day"], [7, "a week"], [30, "a month"], [365, "a year"]];
 
 /** True when a key was made. */
 export async function newKeyDialog(ctx) {
@@ -24,7 +25,7 @@ export async function newKeyDialog(ctx) {
 function form(ctx) {
   const name = input("name", { required: true, autofocus: true, maxlength: 64, placeholder: "ada's laptop" });
   const owner = input("owner", { maxlength: 64, placeholder: "the name" });
-  const life = el("select", { id: "key-life" }, Object.entries(LIVES).map(([days, words]) => el("option", { value: days }, words)));
+  const life = el("select", { id: "key-life" }, LIVES.map(([days, words]) => el("option", { value: days }, words)));
   const perMinute = input("per-minute", { type: "number", min: 1 });
   const parallel = input("parallel", { type: "number", min: 1 });
   const perDay = input("per-day", { type: "number", min: 1 });
