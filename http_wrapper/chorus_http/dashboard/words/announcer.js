@@ -35,13 +35,13 @@ export class Announcer {
 
   /** The whole answer, or why there is none. */
   end(text, { closing = "The answer is complete." } = {}) {
-    this.#tell(`${text.slice(this.#said)} ${closing}`);
+    this.#tell(text.slice(this.#said), closing);
     this.#said = text.length;
   }
 
-  #tell(text) {
+  #tell(text, closing = "") {
     const short = text.length > MOST_SAID ? `${text.slice(0, MOST_SAID)} … and more.` : text;
-    this.element.textContent = short.trim();
+    this.element.textContent = `${short} ${closing}`.trim();
   }
 }
 

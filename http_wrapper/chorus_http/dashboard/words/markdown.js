@@ -13,6 +13,8 @@ import { codeBlock, writeCode } from "./code_block.js";
 /** Characters of one text that are read as Markdown; what follows is shown as it is. */
 export const LONGEST_READ = 200_000;
 const MOST_CELLS = 4000;
+/** Emphasis within emphasis; a browser's layout breaks down over some thousand. */
+const DEEPEST = 20;
 const SCHEMES = new Set(["http:", "https:", "mailto:"]);
 const SIMPLE = new Set(["p", "ul", "li", "blockquote", "strong", "em", "s", "thead", "tbody", "tr"]);
 
@@ -123,6 +125,10 @@ class Builder {
         const link = open.pop();
         if (link.tagName === "A") sayWhere(link);
       } else if (token.nesting === 1) {
+        if (open.length > DEEPEST) {
+          open.push(open.at(-1));
+          continue;
+        }
         const element = el(SIMPLE.has(token.tag) ? token.tag : "span");
         open.at(-1).append(element);
         open.push(element);

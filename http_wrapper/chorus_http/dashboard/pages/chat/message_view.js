@@ -86,13 +86,15 @@ export class MessageView {
   }
 
   #showSources(sources) {
-    const known = JSON.stringify(sources.map((source) => source.chunk_id));
-    if (known === this.#sources || (!sources.length && !this.#sources)) return;
+    const known = sources.length ? JSON.stringify(sources.map((source) => [source.chunk_id, source.cited])) : "";
+    if (known === this.#sources) return;
     this.#sources = known;
     const list = sourcesView(sources);
-    this.#prose.mark(citationMarks(sources, list));
-    this.element.querySelector(":scope > .sources")?.remove();
+    const before = this.element.querySelector(":scope > .sources");
+    list.open = before?.open ?? false;
+    before?.remove();
     this.after.before(list);
+    this.#prose.mark(citationMarks(sources, list));
   }
 
   #showCouncil(council) {
@@ -202,6 +204,7 @@ function notes(facts) {
     const dropped = count(facts.trimmed.dropped_messages, "earlier message");
     found.push(note("info", `${dropped} did not fit the model's context and was not seen by it.`));
   }
+  if (facts.sources?.length === 0) found.push(note("quote", "The documents hold nothing about this: answered without them."));
   if (facts.finish_reason === "stopped") found.push(note("square", "Stopped here."));
   if (facts.finish_reason === "length") found.push(note("info", "Cut off: the answer reached its longest length."));
   if (facts.finish_reason === "failed") found.push(note("triangle-alert", facts.error || "The answer broke off.", "bad"));

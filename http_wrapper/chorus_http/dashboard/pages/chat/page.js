@@ -1,6 +1,7 @@
 /** The chat page: all chats beside the one that is open. Choosing another does not build the page anew. */
 
 import { el, icon } from "../../shell/dom.js";
+import { DocumentsChoice } from "./documents_choice.js";
 import { ModelChoice } from "./model_choice.js";
 import { watchChats } from "./room.js";
 import { SessionList } from "./session_list.js";
@@ -14,6 +15,7 @@ export default {
       localStorage.setItem(KEPT_MODEL, model ?? "");
       talk.choose(model);
     });
+    const documents = new DocumentsChoice();
     const open = (id, { message = null } = {}) => {
       const address = ctx.href("chat", id ? { id } : {});
       // The shell builds a page anew when the address changes; within this one that is not needed.
@@ -25,6 +27,7 @@ export default {
     const list = new SessionList(ctx, { open });
     const talk = new Talk(ctx, {
       choice,
+      documents,
       opened: (id) => {
         history.replaceState(null, "", ctx.href("chat", id ? { id } : {}));
         list.mark(id);
@@ -45,6 +48,7 @@ export default {
 
     choice.choose(localStorage.getItem(KEPT_MODEL) || null);
     watchChats(ctx, { told: (body) => list.apply(body), begun: () => ctx.attempt(list.load()) });
+    documents.load(ctx);
     ctx.every(20, async () => choice.offer((await ctx.attempt(ctx.api("/v1/models")))?.data ?? []));
     await talk.open(ctx.params.get("id"));
     list.mark(ctx.params.get("id"));

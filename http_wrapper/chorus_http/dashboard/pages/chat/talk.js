@@ -21,6 +21,7 @@ const NEAR_PX = 80;
 export class Talk {
   #ctx;
   #choice;
+  #documents;
   #opened;
   #id = null;
   #conversation = new Conversation();
@@ -33,9 +34,10 @@ export class Talk {
   #announced = "";
 
   /** `opened(id)`: the chat got its place on the server, or lost it (null). */
-  constructor(ctx, { choice, opened }) {
+  constructor(ctx, { choice, documents, opened }) {
     this.#ctx = ctx;
     this.#choice = choice;
+    this.#documents = documents;
     this.#opened = opened;
     ctx.signal.addEventListener("abort", () => this.#left.abort());
     this.title = el("h1", {}, "New chat");
@@ -58,7 +60,7 @@ export class Talk {
       label: "Ask something",
       send: (text) => this.#ask(text),
       stop: () => this.#stop(),
-      beside: [choice.element],
+      beside: [choice.element, documents.element],
     });
     this.element = el(
       "section",
@@ -166,7 +168,7 @@ export class Talk {
     this.#toEnd();
     try {
       if (!this.#id) await this.#begin();
-      await this.#answered("/messages", { content: text });
+      await this.#answered("/messages", { content: text, rag: this.#documents.option });
     } catch (error) {
       this.#failed(error);
     }
@@ -197,11 +199,13 @@ export class Talk {
 
   async #again(message) {
     const path = `/messages/${encodeURIComponent(message.id)}/regenerate`;
-    await this.#answered(path, { model: this.#choice.value }).catch((error) => this.#failed(error));
+    const body = { model: this.#choice.value, rag: this.#documents.option };
+    await this.#answered(path, body).catch((error) => this.#failed(error));
   }
 
   async #edit(message, content) {
-    await this.#answered("/messages", { content, edits: message.id }).catch((error) => this.#failed(error));
+    const body = { content, edits: message.id, rag: this.#documents.option };
+    await this.#answered("/messages", body).catch((error) => this.#failed(error));
   }
 
   async #showBranch(messageId) {
