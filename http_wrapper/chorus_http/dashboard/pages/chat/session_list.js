@@ -31,12 +31,33 @@ export class SessionList {
       ),
       el("div", { class: "search" }, icon("search"), this.search),
       el("div", { class: "chat-scroll" }, this.list, this.none),
+      this.#importButton(),
     );
     this.search.addEventListener("input", () => this.#searchSoon());
     this.search.addEventListener("keydown", (event) => {
       if (event.key === "ArrowDown") this.list.querySelector("a")?.focus();
     });
     this.list.addEventListener("keydown", (event) => this.#step(event));
+  }
+
+  #importButton() {
+    const file = el("input", { type: "file", accept: ".json,application/json", class: "hidden-visually", tabindex: "-1",
+      "aria-hidden": "true" });
+    file.addEventListener("change", async () => {
+      const [chosen] = file.files;
+      file.value = "";
+      if (chosen) await this.#ctx.attempt(this.#import(chosen));
+    });
+    const choose = () => file.click();
+    return el("div", {}, file, el("button", { class: "plain small", type: "button", on: { click: choose } }, icon("upload"),
+      "Import a chat"));
+  }
+
+  async #import(file) {
+    const headers = { "content-type": "application/json" };
+    const body = new Blob([await file.arrayBuffer()]);
+    const { id } = await this.#ctx.api("/chat/sessions/import", { method: "POST", headers, body });
+    this.#open(id);
   }
 
   async load() {

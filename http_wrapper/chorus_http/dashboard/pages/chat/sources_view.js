@@ -28,8 +28,8 @@ export function sourcesView(sources) {
   );
 }
 
-function place({ headings = [], page }) {
-  const found = [...headings, page === null || page === undefined ? null : `page ${page}`].filter(Boolean);
+function place({ title, headings = [], page }) {
+  const found = [...headings.filter((heading) => heading !== title), page === null || page === undefined ? null : `page ${page}`].filter(Boolean);
   return found.length ? el("span", { class: "muted" }, ` ${found.join(" › ")}`) : null;
 }
 

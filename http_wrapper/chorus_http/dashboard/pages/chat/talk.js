@@ -166,8 +166,9 @@ export class Talk {
     this.#conversation.problem = "";
     this.#draw();
     this.#toEnd();
+    const first = this.#id === null;
     try {
-      if (!this.#id) await this.#begin();
+      if (first) await this.#begin();
       await this.#answered("/messages", { content: text, rag: this.#documents.option });
     } catch (error) {
       this.#failed(error);
@@ -175,8 +176,20 @@ export class Talk {
     if (this.#pending !== null) {
       this.#pending = null; // it was refused before it was written down
       this.composer.restore(text);
+      if (first && this.#id) this.#forget();
       this.#draw();
     }
+  }
+
+  /** Nothing was written down in the chat that was begun for it: no empty one is left behind. */
+  #forget() {
+    const path = this.#path();
+    this.#left.abort();
+    this.#left = new AbortController();
+    this.#id = null;
+    this.#conversation.session = null;
+    this.#opened(null);
+    api(path, { method: "DELETE" }).catch(() => {}); // it is empty, and stays in the list
   }
 
   async #begin() {
