@@ -117,6 +117,10 @@ class Browser:
             "Network.emulateNetworkConditions", offline=offline, latency=0, downloadThroughput=-1, uploadThroughput=-1
         )
 
+    def cookies(self) -> list[dict[str, object]]:
+        """Also those that no script can read."""
+        return cast("list[dict[str, object]]", self.driver.get_cookies())  # pyright: ignore[reportUnknownMemberType]  # selenium types it in part
+
     def sideways_px(self) -> int:
         """How far the page can be scrolled sideways."""
         return cast("int", self.script("const e = document.documentElement; return e.scrollWidth - e.clientWidth"))

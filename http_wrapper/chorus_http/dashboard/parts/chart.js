@@ -84,7 +84,7 @@ function options(width, series) {
     legend: { show: false },
     padding: [8, 4, 0, 0],
     scales: {
-      x: { time: true, range: (_plot, least, most) => [Math.min(least, most - LEAST_SPAN_S), most] },
+      x: { time: true, range: (plot) => span(plot.data[0]) },
       y: { range: (_plot, _least, most) => [0, Math.max(1, most * 1.15)] },
     },
     axes: [
@@ -103,6 +103,10 @@ function options(width, series) {
       })),
     ],
   };
+}
+
+function span(at) {
+  return [Math.min(at[0], at.at(-1) - LEAST_SPAN_S), at.at(-1)];
 }
 
 function clockTime(at) {

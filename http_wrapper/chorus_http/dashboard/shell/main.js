@@ -41,6 +41,7 @@ async function askForKey() {
   await refreshSession().catch(() => {}); // the form says what is wrong when it is sent
   frame.showPages([], "");
   await signInPage(frame.main);
+  if (follows) location.reload(); // what was open belongs to whom the server knew before
   asking = false;
   await open();
 }

@@ -22,8 +22,8 @@ export async function refreshSession() {
 
 /** Throws ApiError for a key that is none. */
 export async function signIn(key) {
+  if (!key.startsWith("chorus_")) throw new ApiError("This is no API key: one begins with chorus_.", { status: 401 });
   present = await api("/session", { method: "POST", headers: { authorization: `Bearer ${key}` } });
-  if (!present.signed_in) throw new ApiError("This is no API key: one begins with chorus_.", { status: 401 });
   return present;
 }
 

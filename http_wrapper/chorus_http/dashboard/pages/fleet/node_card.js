@@ -28,7 +28,7 @@ export function nodeCard(client, open) {
     line,
     why,
     el("div", { class: "meters" }, cpu.root, ram.root, card.root),
-    el("div", { class: "stack tight" }, models, noModel),
+    el("div", { class: "stack tight resident" }, models, noModel),
     el("footer", { class: "row apart" },
       spark.root, el("span", { class: "grow small" }, speed),
       el("button", { class: "plain small", on: { click: open } }, "Details",
@@ -66,7 +66,7 @@ export function updateNodeCard(root, client) {
   say(part.noModel, gone ? "" : client.assignment_reason || "No model is loaded.");
 
   part.spark.show(nodeHistory.get(client.node_id)?.tokensPerS ?? []);
-  say(part.speed, gone ? "" : `${number(client.tokens_per_s, 1)} tok/s`);
+  say(part.speed, gone || !Number.isFinite(client.tokens_per_s) ? "" : `${number(client.tokens_per_s, 1)} tok/s`);
 }
 
 function cpuWords(client) {

@@ -90,9 +90,10 @@ function showSum(part, { needs, file_bytes: fileBytes }) {
   if (part.sum.dataset.key === key) return;
   part.sum.dataset.key = key;
   part.bar.hidden = false;
-  const term = (mark, value, words) => [el("span", { class: `swatch ${mark}`, "aria-hidden": "true" }), `${bytes(value)} ${words}`];
-  fill(part.sum, `Needs ${bytes(needs.total_bytes)} = `, term("first", needs.weights_bytes, "weights + "),
-    term("second", needs.kv_bytes, "memory of the conversation + "), term("third", needs.buffers_bytes, "buffers"));
+  const term = (mark, value, words) =>
+    el("span", { class: "term" }, el("span", { class: `swatch ${mark}`, "aria-hidden": "true" }), `${bytes(value)} ${words}`);
+  fill(part.sum, `Needs ${bytes(needs.total_bytes)} = `, term("first", needs.weights_bytes, "weights"), " + ",
+    term("second", needs.kv_bytes, "memory of the conversation"), " + ", term("third", needs.buffers_bytes, "buffers"));
   const share = (value) => ({ "--share": `${((value / needs.total_bytes) * 100).toFixed(1)}%` });
   fill(part.bar, el("div", { class: "bar-fill", vars: share(needs.weights_bytes) }),
     el("div", { class: "bar-fill second", vars: share(needs.kv_bytes) }),

@@ -23,11 +23,18 @@ export default {
     const about = el("p");
     const transfers = transferList(ctx);
     let fits = null;
+    let order = [];
 
+    // Set once: a model that is loaded must not jump away under the pointer.
+    const place = (model) => {
+      if (!order.length) order = [...fits.models].sort(byUse).map((one) => one.model);
+      if (!order.includes(model.model)) order.push(model.model);
+      return order.indexOf(model.model);
+    };
     const show = () => {
       if (!fits) return;
       const wanted = search.value.trim().toLowerCase();
-      const found = fits.models.filter((one) => matches(one, wanted)).sort(byUse);
+      const found = fits.models.filter((one) => matches(one, wanted)).sort((a, b) => place(a) - place(b));
       const loaded = fits.models.filter((one) => one.nodes.some((node) => node.verdict === "loaded")).length;
       say(about, `${count(fits.models.length, "model")}, ${loaded} in memory`);
       empty.hidden = fits.models.length > 0;
@@ -82,6 +89,6 @@ function matches(model, wanted) {
 }
 
 function byUse(a, b) {
-  const loaded = (one) => one.nodes.filter((node) => node.verdict === "loaded" || node.verdict === "loading").length;
-  return Math.sign(loaded(b)) - Math.sign(loaded(a)) || b.parameters - a.parameters || a.model.localeCompare(b.model);
+  const held = (one) => Number(one.nodes.some((node) => node.verdict === "loaded" || node.verdict === "loading"));
+  return held(b) - held(a) || b.parameters - a.parameters || a.model.localeCompare(b.model);
 }

@@ -35,7 +35,7 @@ export default {
       })), queue.running);
       models.show(queue.models.map((one) => ({
         key: one.model,
-        cells: [one.model, number(one.slots), number(one.running), number(one.waiting), one.expected_wait_s === 0 ? "not at all" : duration(one.expected_wait_s)],
+        cells: [one.model, number(one.slots), number(one.running), number(one.waiting), newcomer(one)],
       })), queue.models.length);
     }, GAP_MS, ctx.signal);
     ctx.live.on("queue", look);
@@ -49,6 +49,10 @@ function waitingCells(one, models) {
   const place = `${one.position} of ${one.of}`;
   const late = one.late ? [" ", el("span", { class: "badge warn" }, "late")] : [];
   return [place, [who(one.user), late], one.model, duration(one.waited_s), duration(one.expected_wait_s), why(one, models)];
+}
+
+function newcomer({ waiting, running, slots, expected_wait_s: wait }) {
+  return wait === 0 || (wait === null && !waiting && running < slots) ? "not at all" : duration(wait);
 }
 
 /** Why a request has no slot yet, in a sentence. */
