@@ -8,6 +8,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
+from tests.support.accessible import violations
 from tests.support.browser import PHONE, Browser
 from tests.support.played_lan import PlayedLan, gaming_pc, played_lan
 
@@ -52,6 +53,7 @@ def test_every_pc_answers_in_its_card_and_the_aggregate_follows(page: Browser, l
         assert "Answering" in card(page, "garage", "answering")
         assert "2 of 3" in page.text(".together .badge")
         assert not page.all(".together[data-state=done]")
+        assert violations(page) == []
         page.screenshot("ask-filling")
     finally:
         lan.hold_answers("garage", hold=False)
@@ -106,4 +108,5 @@ def test_it_fits_a_phone_in_the_dark(page: Browser, lan: PlayedLan) -> None:
     page.click(".composer button[type=submit]")
     page.one(".together[data-state=done]")
     assert page.sideways_px() == 0
+    assert violations(page) == []
     page.screenshot("ask-phone-dark")

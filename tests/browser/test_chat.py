@@ -12,6 +12,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
+from tests.support.accessible import violations
 from tests.support.browser import PHONE, Browser
 from tests.support.played_lan import PlayedLan, gaming_pc, played_lan
 from tests.whole.support import http
@@ -29,6 +30,27 @@ HOSTILE = """<script>window.pwned = 1</script> <img src="//evil.example/a" onerr
 
 ```js
 window.pwned = 9; // never closed
+"""
+
+RICH = """<think>Let me *see*.</think>
+
+## Sorting
+
+The first is **stable** [1], see [the docs](https://docs.python.org/) or `sorted`.
+
+```python
+print(sorted([2, 1]))
+```
+
+| way | time |
+|-----|-----:|
+| merge | O(n log n) |
+
+> A list, in order:
+
+1. one
+   - half
+2. two
 """
 
 
@@ -319,6 +341,35 @@ def test_an_export_holds_the_chat(lan: PlayedLan, chat: Browser) -> None:
     assert "attic answers: to be exported" in markdown.body.decode()
     assert [one["role"] for one in json.loads(whole.body)["messages"]] == ["user", "assistant"]
     chat.keys(Keys.ESCAPE)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_full_chat_has_no_serious_barrier(browser: Browser, lan: PlayedLan, theme: str) -> None:
+    browser.theme(theme)
+    source = {"number": 1, "document_id": "d", "chunk_id": 1, "title": "A book", "text": "A line of it", "cited": True}
+    members = [
+        {"node": "attic", "model": "one", "text": "Yes.", "seconds": 1.5, "tokens": 4, "agrees": True},
+        {"node": "cellar", "model": "two", "text": "No.", "seconds": 0.5, "tokens": 4, "agrees": False},
+        {"node": "garage", "model": "two", "error": "no answer within 20 s"},
+    ]
+    facts: dict[str, object] = {
+        "sources": [source],
+        "council": {"strategy": "vote", "disagreement": 0.25, "members": members},
+        "finish_reason": "failed",
+        "error": "The PC went away.",
+        "seconds": 2.0,
+        "completion_tokens": 9,
+    }
+    browser.open(lan.url, f"chat?id={imported(lan, RICH, **facts)}")
+    browser.until_text(".council summary", "25 % disagreement")
+    browser.click("details.thought summary")
+    browser.click("details.sources summary")
+    browser.until_text(".sources li", "A line of it")
+    assert violations(browser) == []
+    browser.screenshot(f"chat-full-{theme}")
+    browser.click(".menu-box > button")
+    browser.one(".menu-list:not([hidden])")
+    assert violations(browser) == []
 
 
 def test_an_exported_chat_is_imported_again(chat: Browser, lan: PlayedLan, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from chorus_http.rag.opening import LibraryDoor
 from chorus_http.settings import HttpSettings
 from chorus_proto.clock import SystemClock
+from tests.support.accessible import violations
 from tests.support.browser import PHONE, Browser
 from tests.support.embedder import WordEmbedder
 from tests.support.played_lan import PlayedLan, gaming_pc, played_lan
@@ -63,6 +64,7 @@ def test_an_uploaded_file_answers_a_question_with_the_passage_it_comes_from(
     page.until_text(".found .sources summary", "cited")
     page.click(".found .cite")
     page.until(lambda: "thirty days of leave" in page.focused().text, "the passage has the focus")
+    assert violations(page) == []
     page.screenshot("documents-answer")
 
 
@@ -75,6 +77,8 @@ def test_a_search_shows_scores_and_marks_the_words(page: Browser, lan: PlayedLan
     assert {mark.text for mark in page.all(".passage mark")} == {"zebra", "striped"}
     assert "score" in page.text(".passage .badge")
     assert "<b>Bold</b>" in page.text(".passage")
+    page.theme("dark")
+    assert violations(page) == []
     page.screenshot("documents-search")
 
 
