@@ -10,8 +10,8 @@ import re
 
 import msgspec
 
-from chorus_proto.dialects.strict_json import load_object
-from chorus_proto.errors import ClusterError, InvalidRequest
+from chorus_proto.dialects.strict_json import JsonValue, load_object
+from chorus_proto.errors import ClusterError, InvalidRequest, NotFound
 
 PACKETS_IN_BODY = 16
 """The library reads no more of one POST."""
@@ -20,9 +20,11 @@ BINARY = "4b"
 """Stands for anything binary: a message of a kind that does not exist."""
 
 _ENGINE = re.compile(r"[1345]|2(?:probe)?\Z")
-_EVENT = re.compile(r"2(?:/[^,]*,)?(?P<ack>[0-9]{0,15})(?P<arguments>\[.*)", re.DOTALL)
+_EVENT = re.compile(r"2(?:/,)?(?P<ack>[0-9]{0,15})(?P<arguments>\[.*)", re.DOTALL)
 _WITHOUT_EVENT = re.compile(r"[013]")
-_NAME = re.compile(r'\["([a-z_]{1,32})"[,\]]')
+_NAME = re.compile(r"[a-z_]{1,32}")
+_NAMED = re.compile(r'\["([a-z_]{1,32})"[,\]]')
+_LIBRARY_EVENTS = frozenset({"connect", "connect_error", "disconnect"})
 
 
 def engine_packet(packet: str) -> str:
@@ -51,18 +53,25 @@ def check_message(message: object) -> None:
         raise InvalidRequest("Packets are text.")
     event = _EVENT.fullmatch(message)
     if event is not None:
-        load_object(b'{"":%b}' % event["arguments"].encode())
+        _check_event(load_object(b'{"":%b}' % event["arguments"].encode())[""])
     elif not _WITHOUT_EVENT.match(message):
         raise InvalidRequest("This is no event: send its name and one object, without binary.")
     elif "{" in message:
         load_object(message[message.index("{") :].encode())
 
 
+def _check_event(arguments: JsonValue) -> None:
+    """Raises NotFound for a name that cannot be an event's; the library would take some for its own."""
+    name = arguments[0] if isinstance(arguments, list) and arguments else None
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _LIBRARY_EVENTS:
+        raise NotFound("There is no such event; docs/live.md lists those there are.")
+
+
 def event_named(message: object) -> str:
     """The name of the event in a packet, as far as it can be told; else empty."""
     if not isinstance(message, str):
         return ""
-    name = _NAME.search(message[:80])
+    name = _NAMED.search(message[:80])
     return "" if name is None else name[1]
 
 
