@@ -25,6 +25,12 @@ class HubServers:
         self._state_dir = state_dir
         self._models_dirs = tuple(models_dirs)
 
+    @classmethod
+    def in_folder(cls, state_dir: Path, *, file: Path | None = None, models_dirs: Sequence[Path] = ()) -> HubServers:
+        """Those of `file`, else of the file in the state folder that `chorus server` uses."""
+        folder = state_dir.expanduser()
+        return cls(file or folder / SERVERS_FILE, folder, models_dirs)
+
     async def listed(self) -> ServerList:
         try:
             config, servers = await self._read()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import click
 from chorus_cli.address import checked_address
 from chorus_cli.announce import joining_at
 from chorus_cli.documents import documents_door
-from chorus_cli.hub_servers import SERVERS_FILE, HubServers
+from chorus_cli.hub_servers import HubServers
 from chorus_cli.options import effective, ready_file_option, settings_options
 from chorus_cli.process import first_of, logging_to, pid_file, run_until_stopped
 from chorus_cli.ready_file import ready_file
@@ -51,8 +51,9 @@ async def run(settings: HttpSettings, cli: CliSettings, ready: Path | None, stop
     """Raises SettingsError. A coordinator that is away is no reason to end: callers get 503 until it comes."""
     cluster = dialled(cli.coordinator, cli)
     joining = joining_at(cli.coordinator, cli.coordinator.rpartition(":")[0])
+    servers = HubServers.in_folder(settings.state_dir)
     try:
-        async with listening(cluster, settings, SystemClock(), joining=joining) as server:
+        async with listening(cluster, settings, SystemClock(), joining=joining, servers=servers) as server:
             with pid_file(settings.state_dir, "http"), ready_file(ready) as told:
                 print(f"HTTP address {server.url} for the coordinator at {cli.coordinator}", flush=True)
                 if server.ollama_url is not None:
@@ -95,16 +96,11 @@ async def listening(
     clock: Clock,
     *,
     joining: Joining,
-    models_dirs: Sequence[Path] = (),
+    servers: HubServers,
 ) -> AsyncGenerator[HttpServer]:
-    """The HTTP address of `cluster` while the block runs. Raises SettingsError when it cannot be had.
-
-    `models_dirs`: where the local servers of this PC may find their models, beside their own folder.
-    """
+    """The HTTP address of `cluster` while the block runs. Raises SettingsError when it cannot be had."""
     keys = asks_for_keys(settings)
     refuse_exposure("the HTTP address", settings.host, insecure=settings.insecure, encrypted=False, keys=keys)
-    folder = settings.state_dir.expanduser()
-    servers = HubServers(folder / SERVERS_FILE, folder, models_dirs)
     try:
         async with (
             kept_chats(settings) as chats,

@@ -16,6 +16,7 @@ applyTheme();
 const frame = buildFrame();
 let leave = () => {};
 let asking = false;
+let follows = false;
 
 async function begin() {
   connection.watch((state) => frame.showConnection(state));
@@ -45,8 +46,6 @@ async function askForKey() {
   asking = false;
   await open();
 }
-
-let follows = false;
 
 async function open() {
   if (asking) return;
