@@ -33,18 +33,11 @@ def lan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlayedLan]:
             lan.call(door.close())
 
 
-@pytest.fixture
-def page(browser: Browser, lan: PlayedLan) -> Browser:
+def opened(browser: Browser, lan: PlayedLan, collection: str) -> Browser:
     """The page, with a collection of the test's own."""
-    browser.open(lan.url, "documents")
+    browser.open(lan.url, f"documents?collection={collection}")
     browser.one(".drop-zone")
     return browser
-
-
-def collection(page: Browser, lan: PlayedLan, name: str) -> None:
-    page.script("localStorage.setItem('chorus.documents.collection', arguments[0])", name)
-    page.open(lan.url, "documents")
-    page.one(".drop-zone")
 
 
 def uploaded(page: Browser, path: Path, text: str) -> None:
@@ -54,9 +47,9 @@ def uploaded(page: Browser, path: Path, text: str) -> None:
 
 
 def test_an_uploaded_file_answers_a_question_with_the_passage_it_comes_from(
-    page: Browser, lan: PlayedLan, tmp_path: Path
+    browser: Browser, lan: PlayedLan, tmp_path: Path
 ) -> None:
-    collection(page, lan, "leave")
+    page = opened(browser, lan, "leave")
     uploaded(page, tmp_path / "handbook.md", "# Handbook\n\nThere are thirty days of leave.")
     page.until_text(".document-list", "Handbook")
     page.one(FIELD).send_keys("how many days of leave", Keys.ENTER)
@@ -68,8 +61,8 @@ def test_an_uploaded_file_answers_a_question_with_the_passage_it_comes_from(
     page.screenshot("documents-answer")
 
 
-def test_a_search_shows_scores_and_marks_the_words(page: Browser, lan: PlayedLan, tmp_path: Path) -> None:
-    collection(page, lan, "animals")
+def test_a_search_shows_scores_and_marks_the_words(browser: Browser, lan: PlayedLan, tmp_path: Path) -> None:
+    page = opened(browser, lan, "animals")
     uploaded(page, tmp_path / "zebra.txt", "The zebra is striped. <b>Bold</b> it is not.")
     page.click(".switch label:nth-child(2)")
     page.one(FIELD).send_keys("striped zebra", Keys.ENTER)
@@ -82,8 +75,8 @@ def test_a_search_shows_scores_and_marks_the_words(page: Browser, lan: PlayedLan
     page.screenshot("documents-search")
 
 
-def test_a_dropped_file_and_a_pasted_text_come_in(page: Browser, lan: PlayedLan) -> None:
-    collection(page, lan, "dropped")
+def test_a_dropped_file_and_a_pasted_text_come_in(browser: Browser, lan: PlayedLan) -> None:
+    page = opened(browser, lan, "dropped")
     page.script(
         """
         const transfer = new DataTransfer();
@@ -101,8 +94,8 @@ def test_a_dropped_file_and_a_pasted_text_come_in(page: Browser, lan: PlayedLan)
     page.until_text(".document-list", "Pasted one")
 
 
-def test_what_cannot_be_read_says_why(page: Browser, lan: PlayedLan, tmp_path: Path) -> None:
-    collection(page, lan, "bad")
+def test_what_cannot_be_read_says_why(browser: Browser, lan: PlayedLan, tmp_path: Path) -> None:
+    page = opened(browser, lan, "bad")
     path = tmp_path / "broken.pdf"
     path.write_bytes(b"%PDF-1.7\nnot really")
     page.one("input[type=file]").send_keys(str(path))
@@ -110,8 +103,8 @@ def test_what_cannot_be_read_says_why(page: Browser, lan: PlayedLan, tmp_path: P
     assert page.one(".upload .problem").text
 
 
-def test_a_document_is_deleted_after_a_question(page: Browser, lan: PlayedLan, tmp_path: Path) -> None:
-    collection(page, lan, "short")
+def test_a_document_is_deleted_after_a_question(browser: Browser, lan: PlayedLan, tmp_path: Path) -> None:
+    page = opened(browser, lan, "short")
     uploaded(page, tmp_path / "short.txt", "Not for long.")
     page.click(".document button")
     page.until_text("dialog", "no longer found")
@@ -123,20 +116,20 @@ def test_a_document_is_deleted_after_a_question(page: Browser, lan: PlayedLan, t
     page.until_text(".page.documents", "Nothing is here yet.")
 
 
-def test_a_chat_is_answered_from_a_collection(page: Browser, lan: PlayedLan, tmp_path: Path) -> None:
-    collection(page, lan, "for chats")
+def test_a_chat_is_answered_from_a_collection(browser: Browser, lan: PlayedLan, tmp_path: Path) -> None:
+    page = opened(browser, lan, "menus")
     uploaded(page, tmp_path / "lunch.txt", "Lunch is at noon.")
-    page.script("localStorage.setItem('chorus.chat.collection', 'for chats')")
+    page.script("localStorage.setItem('chorus.chat.collection', 'menus')")
     page.open(lan.url, "chat")
-    page.until_text(".documents-choice option:checked", "for chats")
+    page.until_text(".documents-choice option:checked", "menus")
     page.one(".composer textarea").send_keys("when is lunch", Keys.ENTER)
     page.until_text(".theirs .sources summary", "cited")
     page.click(".theirs .cite")
     page.until(lambda: "Lunch is at noon." in page.focused().text, "the passage has the focus")
 
 
-def test_it_fits_a_phone_in_the_dark(page: Browser, lan: PlayedLan) -> None:
-    collection(page, lan, "leave")
+def test_it_fits_a_phone_in_the_dark(browser: Browser, lan: PlayedLan) -> None:
+    page = opened(browser, lan, "leave")
     page.size(*PHONE)
     page.theme("dark")
     page.until_text(".document-list", "Handbook")

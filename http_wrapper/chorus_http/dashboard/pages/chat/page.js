@@ -10,7 +10,7 @@ import { Talk } from "./talk.js";
 const KEPT_MODEL = "chorus.chat.model";
 
 export default {
-  async mount(root, ctx) {
+  mount(root, ctx) {
     const choice = new ModelChoice((model) => {
       localStorage.setItem(KEPT_MODEL, model ?? "");
       talk.choose(model);
@@ -22,6 +22,7 @@ export default {
       if (location.hash !== address) history.pushState(null, "", address);
       root.classList.remove("listing");
       list.mark(id);
+      if (!id) choice.choose(localStorage.getItem(KEPT_MODEL) || null);
       talk.open(id, { message });
     };
     const list = new SessionList(ctx, { open });
@@ -50,8 +51,8 @@ export default {
     watchChats(ctx, { told: (body) => list.apply(body), begun: () => ctx.attempt(list.load()) });
     documents.load(ctx);
     ctx.every(20, async () => choice.offer((await ctx.attempt(ctx.api("/v1/models")))?.data ?? []));
-    await talk.open(ctx.params.get("id"));
     list.mark(ctx.params.get("id"));
+    talk.open(ctx.params.get("id"));
     if (matchMedia("(pointer: fine)").matches) talk.composer.focus();
   },
 };

@@ -121,9 +121,13 @@ export class Talk {
           }
         },
         refused: (error) => {
+          resolve();
+          if (error.code === "not_found") {
+            this.#leave("There is no such chat any more.");
+            return;
+          }
           this.#conversation.problem = error.message;
           this.#draw();
-          resolve();
         },
       });
     });
@@ -257,7 +261,7 @@ export class Talk {
   #draw() {
     const talk = this.#conversation;
     if (talk.deleted) {
-      this.#gone();
+      this.#leave("This chat was deleted.");
       return;
     }
     const busy = talk.running !== null || this.#pending !== null;
@@ -342,8 +346,8 @@ export class Talk {
     }
   }
 
-  #gone() {
-    this.#ctx.toast.note("This chat was deleted.");
+  #leave(why) {
+    this.#ctx.toast.note(why);
     this.#opened(null);
     this.open(null);
   }
