@@ -276,6 +276,43 @@ def test_two_tabs_of_a_chat_stay_in_step(chat: Browser, lan: PlayedLan) -> None:
         chat.driver.switch_to.window(first)
 
 
+def test_a_chat_goes_on_where_it_was_after_its_connection_was_cut(chat: Browser, lan: PlayedLan) -> None:
+    lan.hold_answers("attic", hold=True)
+    try:
+        ask(chat, "hold on please")
+        chat.one(".theirs.waiting")
+        chat.script(
+            """
+            const base = document.querySelector('link[href$="style/shell.css"]').href.replace("style/shell.css", "");
+            const socket = (await import(base + "shell/live.js")).liveSocket();
+            window.cuts = 0;
+            socket.on("disconnect", () => { window.cuts += 1; });
+            socket.io.engine.close();
+            """
+        )
+        chat.until(lambda: chat.script("return window.cuts"), "the connection is cut")
+    finally:
+        lan.hold_answers("attic", hold=False)
+    answered(chat, "attic answers: hold on please")
+    assert chat.text(".theirs .prose") == "attic answers: hold on please"
+    assert len(chat.all(".message")) == 2
+
+
+def test_a_model_names_a_chat_when_it_is_asked_to(chat: Browser, lan: PlayedLan) -> None:
+    ask(chat, "nameless words")
+    answered(chat, "nameless words")
+    chat.click(".menu-box > button")
+    chat.click("[role=menuitem]:nth-child(3)")
+    chat.until_text(".talk-head h1", "answers")
+
+
+def test_a_chat_that_is_not_there_is_said_not_to_be(browser: Browser, lan: PlayedLan) -> None:
+    browser.open(lan.url, "chat?id=000000000000000000000000")
+    browser.until_text(".toast", "no such chat")
+    browser.one(".welcome h2")
+    assert "id=" not in browser.driver.current_url
+
+
 def test_a_chat_that_another_deletes_is_left(chat: Browser, lan: PlayedLan) -> None:
     ask(chat, "soon gone")
     answered(chat, "soon gone")
@@ -304,7 +341,7 @@ def test_the_keyboard_alone_is_enough(chat: Browser, lan: PlayedLan) -> None:
             break
     chat.keys(Keys.ENTER)
     chat.until(lambda: chat.focused().text == "Instructions", "the menu's first entry has the focus")
-    chat.keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ENTER)
+    chat.keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ENTER)
     chat.until_text("dialog h2", "Export this chat")
     chat.keys(Keys.ESCAPE)
     chat.until_gone("dialog")
@@ -330,7 +367,7 @@ def test_an_export_holds_the_chat(lan: PlayedLan, chat: Browser) -> None:
     ask(chat, "to be exported")
     answered(chat, "to be exported")
     chat.click(".menu-box > button")
-    chat.click("[role=menuitem]:nth-child(3)")
+    chat.click("[role=menuitem]:nth-child(4)")
     chat.until_text("dialog h2", "Export this chat")
     addresses = [str(link.get_attribute("href")) for link in chat.all("dialog a")]
     markdown, whole = (http(address) for address in addresses)

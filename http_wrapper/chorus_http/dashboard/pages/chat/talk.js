@@ -15,6 +15,7 @@ import { MessageView } from "./message_view.js";
 import { watchChat } from "./room.js";
 
 const ANSWER_WITHIN_S = 3600;
+const NAME_WITHIN_S = 60;
 /** So near to its end a list of messages follows what comes. */
 const NEAR_PX = 80;
 
@@ -242,6 +243,12 @@ export class Talk {
     if (title) await this.#ctx.attempt(api(this.#path("/title"), { method: "PUT", body: { title } }));
   }
 
+  /** The smallest ready model makes a title of what was said. */
+  async #name() {
+    const path = this.#path("/title");
+    await this.#ctx.attempt(api(path, { method: "POST", body: {}, withinS: NAME_WITHIN_S }));
+  }
+
   async #instruct() {
     const system = await askInstructions(this.#ctx, this.#conversation.session?.system ?? this.#system);
     if (system === undefined) return;
@@ -287,6 +294,7 @@ export class Talk {
     const instructions = { mark: "quote", text: instructed ? "Instructions (given)" : "Instructions", act: () => this.#instruct() };
     const rest = [
       { mark: "pencil", text: "Rename", act: () => this.#rename() },
+      { mark: "sparkles", text: "Have it named", act: () => this.#name() },
       { mark: "download", text: "Export", act: () => showExports(this.#ctx, this.#id) },
       { mark: "trash-2", text: "Delete", act: () => this.#delete(), danger: true },
     ];
