@@ -88,7 +88,7 @@ def test_a_browser_gets_the_page_at_the_root_and_a_program_what_it_always_got() 
 
 
 def test_the_policy_lets_only_the_servers_own_files_run() -> None:
-    rules = dict(rule.split(" ", 1) for rule in POLICY.split("; "))
+    rules = {name: allowed for name, _, allowed in (rule.partition(" ") for rule in POLICY.split("; "))}
     assert rules["default-src"] == "'none'"
     assert rules["script-src"] == "'self'"
     assert rules["style-src"] == "'self'"

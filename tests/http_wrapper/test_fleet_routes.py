@@ -14,10 +14,22 @@ from chorus_http.listen import serving
 from chorus_http.settings import HttpSettings
 from chorus_proto.clock import SystemClock
 from chorus_proto.keys import Scope
-from tests.support.fake_cluster import MODEL, FakeCluster
+from chorus_proto.transfers import Transfer, TransferKind, TransferState
+from tests.support.fake_cluster import MODEL, NODE, FakeCluster
 from tests.support.fake_servers import FakeServers
 from tests.support.http_face import Reply, send_raw
 
+RUNNING = Transfer(
+    transfer_id="t1",
+    kind=TransferKind.PULL,
+    state=TransferState.RUNNING,
+    model=MODEL,
+    node_id=NODE,
+    node_name="attic-pc",
+    done_bytes=100,
+    total_bytes=400,
+    bytes_per_s=100.0,
+)
 JOINING = Joining(address="192.168.1.10:50051", lan_host="192.168.1.10", open=True)
 
 
@@ -51,7 +63,7 @@ def test_fits_are_reckoned_at_the_context_and_slots_that_were_asked_for() -> Non
     usual, asked = ask(("GET", "/models/fit", None), ("GET", "/models/fit?context_tokens=8192&slots=4", None))
     assert (usual.json()["context_tokens"], usual.json()["slots"]) == (4096, 1)
     assert (asked.json()["context_tokens"], asked.json()["slots"]) == (8192, 4)
-    assert [one["model"] for one in asked.rows("models")] == [MODEL]
+    assert MODEL in [one["model"] for one in asked.rows("models")]
 
 
 @pytest.mark.parametrize("query", ["context_tokens=0", "context_tokens=-1", "slots=1.5", "slots=9999", "slots=%F0"])
@@ -62,10 +74,12 @@ def test_a_context_that_is_no_number_is_refused(query: str) -> None:
 
 def test_a_pull_is_begun_seen_and_stopped() -> None:
     cluster = FakeCluster()
+    cluster.pull_steps = [RUNNING]
     begun, listed = ask(("POST", "/transfers", {"source": "tiny:1b"}), ("GET", "/transfers", None), cluster=cluster)
     assert begun.status == 202
     assert cluster.pulled == ["tiny:1b"]
     (row,) = listed.rows("transfers")
+    assert (row["state"], row["share"], row["left_s"], row["error"]) == ("running", 0.25, 3.0, None)
     (stopped,) = ask(("DELETE", f"/transfers/{row['transfer_id']}", None), cluster=cluster)
     assert stopped.status == 200
     assert cluster.cancelled_transfers == [row["transfer_id"]]
@@ -99,9 +113,10 @@ def test_a_key_is_made_listed_without_its_secret_and_revoked() -> None:
     assert secret.startswith("chorus_")
     (row,) = listed.rows("keys")
     assert (row["name"], row["scopes"], row["live"]) == ("ada", ["infer"], True)
-    assert secret.rpartition("_")[2].encode() not in listed.body
+    assert secret.removeprefix(f"chorus_{row['key_id']}_").encode() not in listed.body
     (revoked,) = ask(("DELETE", f"/keys/{row['key_id']}", None), cluster=cluster)
-    assert revoked.json()["live"] is False
+    assert revoked.json()["name"] == "ada"
+    assert not cluster.keys
 
 
 @pytest.mark.parametrize(
@@ -196,9 +211,8 @@ def test_only_an_admin_may_use_what_changes_the_house() -> None:
                 ("POST", "/servers/coder/stop"),
                 ("PUT", "/servers/default"),
             ):
-                raw = written(method, path, None).replace(
-                    b"\r\n\r\n", f"\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
-                )
-                assert (await send_raw(server.port, raw)).status == 403, (method, path)
+                shown = f"\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+                reply = await send_raw(server.port, written(method, path, None).replace(b"\r\n\r\n", shown))
+                assert reply.status == 403, (method, path)
 
     asyncio.run(run())

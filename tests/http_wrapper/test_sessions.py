@@ -45,10 +45,9 @@ def test_a_session_that_was_ended_or_never_begun_stands_for_nothing() -> None:
 def test_one_session_too_many_ends_the_oldest() -> None:
     sessions = Sessions(FakeClock())
     first = sessions.begin(CLAIM)
-    for _ in range(SESSIONS_LIMIT):
-        last = sessions.begin(CLAIM)
+    others = [sessions.begin(CLAIM) for _ in range(SESSIONS_LIMIT)]
     assert sessions.claim(first) is None
-    assert sessions.claim(last) == CLAIM
+    assert sessions.claim(others[0]) == CLAIM
 
 
 def test_a_cookie_counts_only_for_the_port_that_gave_it_and_rubbish_counts_for_nothing() -> None:
