@@ -22,6 +22,7 @@ from chorus_http.live.verbs import Verbs
 from chorus_http.rights import SOCKET_RIGHTS
 from chorus_http.settings import HttpSettings
 from chorus_proto.clock import SystemClock
+from chorus_proto.errors import SlowConsumer
 from chorus_proto.generation import Delta
 from chorus_proto.happenings import LoadTold
 from chorus_proto.ids import ModelName, NodeId
@@ -629,3 +630,33 @@ def test_a_server_that_stops_says_goodbye_and_does_not_wait_for_its_sockets() ->
             await client.close()
 
     asyncio.run(run())
+
+
+def test_a_client_that_reads_nothing_is_cut_and_others_hear_everything(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "chorus_http.live.sockets")
+
+    async def run() -> None:
+        settings = replace(OPEN, stall_within_s=1.0, live_kept_events=100_000)
+        async with face(settings) as there, raw_socket(there.url) as slow, live_client(there.url) as page:
+            await slow.send_str('42["watch_cluster",{}]')
+            await page.ask("watch_cluster")
+            big = replace(happening(1), reason="x" * 100_000)
+            count = 0
+            while SlowConsumer.code not in caplog.text:
+                # In the end more than the buffers of both ends, and of the kernel between them, hold.
+                there.cluster.happen(big)
+                count += 1
+                await page.until(count, "cluster")
+            assert [event["id"] for event in page.events()] == [f"7-{number}" for number in range(1, count + 1)]
+            assert len([message async for message in until_end(slow)]) < count
+
+    asyncio.run(run())
+
+
+async def until_end(ws: aiohttp.ClientWebSocketResponse) -> AsyncGenerator[aiohttp.WSMessage]:
+    """What still comes until the connection is closed."""
+    while True:
+        message = await ws.receive(timeout=10)
+        if message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.ERROR):
+            return
+        yield message
