@@ -298,6 +298,20 @@ def test_a_chat_goes_on_where_it_was_after_its_connection_was_cut(chat: Browser,
     assert len(chat.all(".message")) == 2
 
 
+def test_settings_reach_the_model(chat: Browser, lan: PlayedLan) -> None:
+    chat.click(".menu-box > button")
+    chat.click("[role=menuitem]:nth-child(1)")
+    chat.one("#instructions").send_keys("Be kind.")
+    chat.one("#max_tokens").send_keys("3")
+    chat.click("dialog button.primary")
+    chat.until_gone("dialog")
+    ask(chat, "one two three four")
+    answered(chat, "attic answers: one")
+    assert chat.text(".theirs .prose") == "attic answers: one"
+    session = chat.driver.current_url.partition("id=")[2]
+    assert http(f"{lan.url}/chat/sessions/{session}").json()["system"] == "Be kind."
+
+
 def test_a_model_names_a_chat_when_it_is_asked_to(chat: Browser, lan: PlayedLan) -> None:
     ask(chat, "nameless words")
     answered(chat, "nameless words")
@@ -340,7 +354,7 @@ def test_the_keyboard_alone_is_enough(chat: Browser, lan: PlayedLan) -> None:
         if chat.focused().get_attribute("aria-label") == "More about this chat":
             break
     chat.keys(Keys.ENTER)
-    chat.until(lambda: chat.focused().text == "Instructions", "the menu's first entry has the focus")
+    chat.until(lambda: chat.focused().text == "Settings", "the menu's first entry has the focus")
     chat.keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ENTER)
     chat.until_text("dialog h2", "Export this chat")
     chat.keys(Keys.ESCAPE)

@@ -1,6 +1,7 @@
-/** What belongs to a chat as a whole: its name, its instructions, taking it elsewhere, and its end. */
+/** What belongs to a chat as a whole: its name, how it is to go, taking it elsewhere, and its end. */
 
 import { el, icon } from "../../shell/dom.js";
+import { keepSampling, limitsOf, sampling } from "./sampling.js";
 
 /** Ask for a new name; undefined when it was left as it is. */
 export function askName(ctx, title) {
@@ -20,21 +21,49 @@ export function askName(ctx, title) {
   });
 }
 
-/** Ask for the instructions (the system prompt); undefined when they were left as they are. */
-export function askInstructions(ctx, system) {
-  const field = el("textarea", { rows: 8, autofocus: true, "aria-describedby": "instructions-what", props: { value: system } });
+/** Ask how the chat is to go; undefined when all was left as it is, else `{system}`. The rest is kept in this browser. */
+export function askSettings(ctx, system) {
+  const instructions = el("textarea", { id: "instructions", rows: 6, autofocus: true, "aria-describedby": "instructions-what",
+    props: { value: system } });
+  const present = sampling();
+  const numbers = {
+    temperature: numberField("temperature", "Temperature", "0 says the likeliest; higher is freer. Empty: the model's own.",
+      { step: 0.1, value: present.temperature }),
+    max_tokens: numberField("max_tokens", "Longest answer, in tokens", "Empty: as long as the model's context lets it.",
+      { step: 1, value: present.max_tokens }),
+  };
+  const save = (close) => {
+    const fields = Object.entries(numbers);
+    if (!fields.every(([, { input }]) => input.reportValidity())) return;
+    keepSampling(Object.fromEntries(fields.filter(([, { input }]) => input.value).map(([name, { input }]) => [name, Number(input.value)])));
+    close({ system: instructions.value.trim() });
+  };
   return ctx.dialog({
-    title: "Instructions",
+    title: "Chat settings",
     body: () => [
-      el("p", { class: "muted", id: "instructions-what" },
-        "The model reads these before everything else in this chat (a system prompt)."),
-      field,
+      el(
+        "div",
+        { class: "field" },
+        el("label", { for: "instructions" }, "Instructions for this chat"),
+        instructions,
+        el("p", { class: "hint", id: "instructions-what" }, "The model reads them before everything else (a system prompt)."),
+      ),
+      el("h3", {}, "All chats in this browser"),
+      Object.values(numbers).map(({ field }) => field),
     ],
     actions: (close) => [
       el("button", { type: "button", on: { click: () => close() } }, "Cancel"),
-      el("button", { class: "primary", type: "button", on: { click: () => close(field.value.trim()) } }, "Save"),
+      el("button", { class: "primary", type: "button", on: { click: () => save(close) } }, "Save"),
     ],
   });
+}
+
+function numberField(name, label, hint, { step, value }) {
+  const input = el("input", { type: "number", id: name, step, ...limitsOf(name), "aria-describedby": `${name}-what`,
+    props: { value: value ?? "" } });
+  const field = el("div", { class: "field" }, el("label", { for: name }, label), input,
+    el("p", { class: "hint", id: `${name}-what` }, hint));
+  return { input, field };
 }
 
 /** Take the chat elsewhere: two links that download it. */

@@ -7,12 +7,13 @@ import { Announcer } from "../../words/announcer.js";
 import { split } from "../../words/thoughts.js";
 import { api } from "../../shell/api.js";
 import { el, fill, icon, reconcile, say } from "../../shell/dom.js";
-import { askInstructions, askName, confirmDelete, showExports } from "./chat_settings.js";
+import { askName, askSettings, confirmDelete, showExports } from "./chat_settings.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { Menu } from "./menu.js";
 import { MessageView } from "./message_view.js";
 import { watchChat } from "./room.js";
+import { sampling } from "./sampling.js";
 
 const ANSWER_WITHIN_S = 3600;
 const NAME_WITHIN_S = 60;
@@ -174,7 +175,7 @@ export class Talk {
     const first = this.#id === null;
     try {
       if (first) await this.#begin();
-      await this.#answered("/messages", { content: text, rag: this.#documents.option });
+      await this.#answered("/messages", { content: text, ...this.#wishes() });
     } catch (error) {
       this.#failed(error);
     }
@@ -217,12 +218,12 @@ export class Talk {
 
   async #again(message) {
     const path = `/messages/${encodeURIComponent(message.id)}/regenerate`;
-    const body = { model: this.#choice.value, rag: this.#documents.option };
+    const body = { model: this.#choice.value, ...this.#wishes() };
     await this.#answered(path, body).catch((error) => this.#failed(error));
   }
 
   async #edit(message, content) {
-    const body = { content, edits: message.id, rag: this.#documents.option };
+    const body = { content, edits: message.id, ...this.#wishes() };
     await this.#answered("/messages", body).catch((error) => this.#failed(error));
   }
 
@@ -232,6 +233,11 @@ export class Talk {
     if (!whole) return;
     this.#conversation.load(whole);
     this.#draw();
+  }
+
+  /** How an answer is to be made, besides by whom. */
+  #wishes() {
+    return { rag: this.#documents.option, ...sampling() };
   }
 
   #stop() {
@@ -249,9 +255,10 @@ export class Talk {
     await this.#ctx.attempt(api(path, { method: "POST", body: {}, withinS: NAME_WITHIN_S }));
   }
 
-  async #instruct() {
-    const system = await askInstructions(this.#ctx, this.#conversation.session?.system ?? this.#system);
-    if (system === undefined) return;
+  async #set() {
+    const before = this.#conversation.session?.system ?? this.#system;
+    const { system = before } = (await askSettings(this.#ctx, before)) ?? {};
+    if (system === before) return;
     if (this.#id) await this.#ctx.attempt(this.#change({ system }));
     else this.#system = system;
     this.#draw();
@@ -287,18 +294,17 @@ export class Talk {
 
   #drawMenu() {
     const { session } = this.#conversation;
-    const instructed = Boolean(session ? session.system : this.#system);
-    const wanted = `${Boolean(session)} ${instructed}`;
+    const wanted = String(Boolean(session));
     if (this.menu.element.dataset.shows === wanted) return;
     this.menu.element.dataset.shows = wanted;
-    const instructions = { mark: "quote", text: instructed ? "Instructions (given)" : "Instructions", act: () => this.#instruct() };
+    const settings = { mark: "sliders-horizontal", text: "Settings", act: () => this.#set() };
     const rest = [
       { mark: "pencil", text: "Rename", act: () => this.#rename() },
       { mark: "sparkles", text: "Have it named", act: () => this.#name() },
       { mark: "download", text: "Export", act: () => showExports(this.#ctx, this.#id) },
       { mark: "trash-2", text: "Delete", act: () => this.#delete(), danger: true },
     ];
-    this.menu.setItems([instructions, ...(session ? rest : [])]);
+    this.menu.setItems([settings, ...(session ? rest : [])]);
   }
 
   #drawMessages(busy) {
