@@ -250,6 +250,61 @@ def test_another_tab_looks_on_from_the_middle() -> None:
     asyncio.run(run())
 
 
+def test_who_looks_on_hears_that_the_socket_that_began_it_has_gone() -> None:
+    async def run() -> None:
+        cluster = FakeCluster(waiting(asyncio.Event(), before=(Delta("so "),)))
+        async with face(OPEN, cluster) as there, live_client(there.url) as tab:
+            async with live_client(there.url) as page:
+                await page.ask("generate", {"id": "g1", **PROMPT})
+                await page.until_stream("delta")
+                assert (await tab.ask("watch_stream", {"id": "g1"}))["text"] == "so "
+            assert (await tab.until_stream("failed"))["body"]["code"] == "cancelled"
+
+    asyncio.run(run())
+
+
+def test_what_is_begun_and_left_in_one_breath_is_freed() -> None:
+    async def run() -> None:
+        cluster = FakeCluster(waiting(asyncio.Event()))
+        key = cluster.add_key("ann", Scope.INFER)
+        async with face(replace(LOCKED, key_parallel=1), cluster) as there, aiohttp.ClientSession(there.url) as http:
+            for _ in range(3):
+                async with http.get("/socket.io/?EIO=4&transport=polling") as opened:
+                    sid = json.loads((await opened.text())[1:])["sid"]
+                packets = (
+                    "40" + json.dumps({"key": key}),
+                    '42["generate",{"id":"g1","prompt":"hi","model":"tiny:1b"}]',
+                    "41",
+                )
+                path = f"/socket.io/?EIO=4&transport=polling&sid={sid}"
+                async with http.post(path, data="\x1e".join(packets)) as answer:
+                    assert answer.status == 200
+            await until(lambda: len(cluster.ended) == len(cluster.calls))
+            async with live_client(there.url, key) as page:
+                assert await page.ask("generate", {"id": "g1", **PROMPT}) == {"ok": True, "id": "g1"}
+
+    asyncio.run(run())
+
+
+def test_a_client_that_answers_no_pings_is_gone_also_while_it_is_told_something() -> None:
+    async def run() -> None:
+        cluster = FakeCluster(waiting(asyncio.Event(), before=(Delta("so "),)))
+        async with face(replace(OPEN, live_ping_s=0.2), cluster) as there, raw_socket(there.url) as silent:
+            await silent.send_str('42["watch_cluster",{}]')
+            await silent.send_str('42["generate",{"id":"g1","prompt":"hi","model":"tiny:1b"}]')
+            while not any('"delta"' in one for one in await answered(silent)):
+                pass
+            ends_s = time.monotonic() + 10
+            while not cluster.cancelled:
+                assert time.monotonic() < ends_s
+                cluster.happen(happening(1))
+                await asyncio.sleep(0)
+            async with live_client(there.url) as page:
+                assert await page.ask("generate", {"id": "g1", **PROMPT}) == {"ok": True, "id": "g1"}
+
+    asyncio.run(run())
+
+
 # Chats --------------------------------------------------------------------------------------------------------------
 
 

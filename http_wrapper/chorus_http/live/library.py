@@ -8,6 +8,7 @@ from typing import Protocol, cast
 
 import engineio
 import socketio
+from engineio.exceptions import EngineIOError
 from socketio.exceptions import ConnectionRefusedError as Refused
 
 from chorus_http.asgi import AsgiApp
@@ -15,7 +16,7 @@ from chorus_http.live import json_text
 from chorus_http.live.mail import Mail
 from chorus_http.settings import HttpSettings
 
-__all__ = ["Engine", "Environ", "Handler", "Refused", "Server", "library_server"]
+__all__ = ["Engine", "EngineIOError", "Environ", "Handler", "Refused", "Server", "library_server"]
 
 _log = logging.getLogger(__name__)
 _log.setLevel(logging.CRITICAL)  # it logs what strangers send; what matters is said by who uses it
@@ -29,6 +30,7 @@ class EngineSocket(Protocol):
     """One connection of Engine.IO."""
 
     queue: Mail
+    closed: bool
 
     async def close(self, *, wait: bool) -> None: ...
 

@@ -47,6 +47,7 @@ class Line:
         self.visitor: Visitor | None = None
         self.is_known = False
         """Whether it was ever said who this is."""
+        self.is_ending = False
         self.undo: Callable[[], None] | None = None
         """Takes back the watch on the visitor's key."""
         self._mail = mail
@@ -102,14 +103,21 @@ class Line:
     def is_busy_with(self, topic: str) -> bool:
         return topic in self._tasks
 
+    def check_room(self, topic: str) -> None:
+        """Whether one more thing may be followed. Raises QueueFull."""
+        if len(self._tasks) >= TOPICS_LIMIT and topic not in self._tasks:
+            raise QueueFull(f"This socket follows {TOPICS_LIMIT} things already.")
+
     def start(self, topic: str, work: Coroutine[None, None, None]) -> None:
         """Run something that tells this socket of `topic`, instead of what did so before. Raises QueueFull."""
         before = self._tasks.pop(topic, None)
         if before is not None:
             before.cancel()
-        if len(self._tasks) >= TOPICS_LIMIT:
+        try:
+            self.check_room(topic)
+        except QueueFull:
             work.close()
-            raise QueueFull(f"This socket follows {TOPICS_LIMIT} things already.")
+            raise
         task = asyncio.create_task(self._guarded(topic, work), name=f"live:{topic}")
         self._tasks[topic] = task
         task.add_done_callback(lambda done: self._forget(topic, done, work))
@@ -123,9 +131,15 @@ class Line:
 
     async def stop_all(self) -> None:
         """Nobody is at the other end any more: what worked for them is freed."""
-        tasks = list(self._tasks.values())
+        # What has just been started takes its first step, and so gives back what it holds when it is cancelled.
+        await asyncio.sleep(0)
+        own = asyncio.current_task()
+        tasks = [task for task in self._tasks.values() if task is not own]
         for task in tasks:
             task.cancel()
+        if own is not None and own in self._tasks.values():
+            # It found the client gone while telling it something, and the library has to finish its closing first.
+            asyncio.get_running_loop().call_soon(own.cancel)
         await asyncio.gather(*tasks, return_exceptions=True)
         if self.undo is not None:
             self.undo()

@@ -11,7 +11,7 @@ from typing import cast
 from chorus_http.asgi import Scope
 from chorus_http.exchange import ABORT_KEY, Exchange
 from chorus_http.gate import Gate
-from chorus_http.live.library import Environ, Refused, library_server
+from chorus_http.live.library import EngineIOError, Environ, Refused, library_server
 from chorus_http.live.line import Line, nothing
 from chorus_http.live.verbs import Check, Reply, Verb
 from chorus_http.live.wire import check_message, error_shown, event_named, event_text, refused_text
@@ -100,7 +100,10 @@ class Sockets:
         mail = self.server.eio.sockets[eio_sid].queue
 
         async def send(text: str) -> None:
-            await self.server.eio.send(eio_sid, text)
+            try:
+                await self.server.eio.send(eio_sid, text)
+            except EngineIOError:
+                log.debug("a socket was gone before it was told something")
 
         line = Line(
             eio_sid,
@@ -237,20 +240,24 @@ class Sockets:
 
     def end(self, line: Line, error: ClusterError) -> None:
         """Close a socket, with a word why."""
+        if line.is_ending:
+            return
+        line.is_ending = True
         task = asyncio.create_task(self._end(line, error), name="live:goodbye")
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
     async def _end(self, line: Line, error: ClusterError) -> None:
         engine = self.server.eio
-        if line.eio_sid not in engine.sockets:
+        connection = engine.sockets.get(line.eio_sid)
+        if connection is None or connection.closed:
             return
         log.info("a socket is closed: %s: %s", error.code, error.message)
         if line.visitor is not None:
             await line.send(event_text("goodbye", encoded(error_shown(error))))
         if line.sid and isinstance(error, InvalidApiKey):
             await self.server.disconnect(line.sid)  # else the library at the other end connects again by itself
-        await engine.sockets[line.eio_sid].close(wait=False)
+        await connection.close(wait=False)
         await asyncio.sleep(GOODBYE_S)
         line.abort()
 

@@ -31,6 +31,8 @@ from chorus_proto.event_log import Batch, EventLog, Position
 KEPT_EVENTS = 256
 """Who looks on and is further behind is told the whole text again."""
 
+ENDS = ("finished", "failed")
+
 Shown = tuple[str, object]
 
 
@@ -56,16 +58,17 @@ class _Stream:
     def payload(self, seq: int, kind: str, body: object) -> bytes:
         return encoded({"id": self.id, "seq": seq, "kind": kind, "body": body})
 
-    async def tell(self, kind: str, body: object) -> None:
-        """To those who look on, and to who began it, however long that takes."""
-        if kind != "delta":
-            self.state = kind
-        elif self.state != "delta":
-            self.state = "delta"
+    def note(self, kind: str, body: object) -> bytes:
+        """Tell those who look on; what to tell who began it is returned."""
+        self.state = kind
         seq = self.log.position.id + 1
         payload = self.payload(seq, kind, body)
         self.log.add(StreamEvent(seq, payload))
-        await self.line.tell("stream", payload)
+        return payload
+
+    async def tell(self, kind: str, body: object) -> None:
+        """To those who look on, and to who began it, however long that takes."""
+        await self.line.tell("stream", self.note(kind, body))
 
 
 class Streams:
@@ -128,6 +131,8 @@ class Streams:
             else:
                 stream.work.result()
         finally:
+            if stream.state not in ENDS:
+                stream.note("failed", error_shown(Cancelled("The socket that began it has gone.")))
             stream.log.close()
             self._running.pop((stream.user, stream.id), None)
 

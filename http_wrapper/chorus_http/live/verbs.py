@@ -84,6 +84,7 @@ class Verbs:
     async def _watch_cluster(self, line: Line, exchange: Exchange, argument: JsonObject, check: Check) -> Reply:
         wanted = _read(argument, _Cluster).after
         after = None if wanted is None else read_position(wanted)
+        line.check_room("cluster")
         line.stop("cluster")
         batches = self._feed.follow(after)
         first = await anext(batches)
@@ -111,6 +112,7 @@ class Verbs:
         def watch() -> AsyncGenerator[ChatEvent]:
             return chats.watch(owner, session_id, within_s=WATCHED_S)
 
+        line.check_room(f"chat:{session_id}")
         events = watch()
         first = await anext(events)
         line.start(f"chat:{session_id}", _tell_chat(line, "chat", {"session_id": session_id}, watch, events, first))
@@ -123,6 +125,7 @@ class Verbs:
         def watch() -> AsyncGenerator[ChatEvent]:
             return chats.watch_all(owner, within_s=WATCHED_S)
 
+        line.check_room("chats")
         events = watch()
         first = await anext(events)
         line.start("chats", _tell_chat(line, "chats", {}, watch, events, first))
