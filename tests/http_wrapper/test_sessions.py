@@ -141,6 +141,18 @@ def test_a_session_ends_with_its_key() -> None:
     asyncio.run(run())
 
 
+def test_a_hub_that_is_open_to_everybody_says_so() -> None:
+    async def exposed(settings: HttpSettings) -> object:
+        async with http_face(FakeCluster(), settings) as server:
+            return (await Face(FakeCluster(), server).send("GET", "/session")).json()["exposed"]
+
+    async def run() -> None:
+        assert await exposed(HttpSettings(http_port=0, host="0.0.0.0", insecure=True)) is True
+        assert await exposed(HttpSettings(http_port=0)) is False
+
+    asyncio.run(run())
+
+
 def test_where_no_key_is_needed_nobody_has_to_sign_in() -> None:
     async def run() -> None:
         async with http_face(FakeCluster()) as server:

@@ -19,6 +19,8 @@ export function buildFrame() {
     { class: "plain menu", "aria-controls": "nav", "aria-expanded": "false", "aria-label": "Menu" },
     icon("menu"),
   );
+  const exposed = el("p", { class: "exposed", hidden: true }, icon("triangle-alert"),
+    "Everybody on this network can use and change this: the hub was started with --insecure and asks for no key.");
   const banner = el("p", { class: "banner", role: "status" });
   const setOpen = (open) => {
     menu.setAttribute("aria-expanded", String(open));
@@ -41,13 +43,14 @@ export function buildFrame() {
   });
   const brand = el("a", { class: "brand", href: "#/" }, mark(), "Chorus");
   const bar = el("header", { class: "bar" }, brand, menu);
-  document.body.replaceChildren(skip, el("div", { class: "shell" }, bar, nav, el("div", { class: "stage" }, banner, main)),
+  document.body.replaceChildren(skip, el("div", { class: "shell" }, bar, nav, el("div", { class: "stage" }, exposed, banner, main)),
     toastRegion);
 
   return {
     main,
     showPages(pages, current) {
       document.body.classList.toggle("signed-out", pages.length === 0);
+      exposed.hidden = !session().exposed;
       fill(list, pages.map((page) => el("li", {}, link(page, page.id === current))));
       fill(foot, pages.length ? footer() : themeButton());
     },

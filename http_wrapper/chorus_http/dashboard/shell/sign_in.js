@@ -16,7 +16,7 @@ export function signInPage(root) {
       "aria-describedby": "sign-in-how",
       spellcheck: "false",
     });
-    const button = el("button", { class: "primary", type: "submit" }, icon("log-out"), "Sign in");
+    const button = el("button", { class: "primary", type: "submit" }, icon("log-in"), "Sign in");
     const submit = async (event) => {
       event.preventDefault();
       button.disabled = true;

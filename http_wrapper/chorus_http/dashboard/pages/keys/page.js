@@ -12,10 +12,6 @@ export default {
     const ended = el("label", { class: "choice", hidden: true }, old, "Show keys that have ended");
     const empty = el("div", { class: "card empty", hidden: true }, icon("key-round"), el("h2", {}, "No keys yet"),
       el("p", {}, "On this PC alone none is needed. Make one for every person or program that comes over the network: each gets a fair share of its own, limits, and an end."));
-    const open = ctx.session().exposed
-      ? el("p", { class: "notice warn" }, icon("triangle-alert"),
-        "Everybody on this network can use this server: it was started with --insecure and asks for no key.")
-      : null;
     const table = el("div", { class: "card flush scroll" }, el("table", {},
       el("thead", {}, el("tr", {}, ["Name", "Whose", "May", "Used", "Tokens today", "Limits", "State"].map((text) =>
         el("th", { scope: "col" }, text)), el("th", { scope: "col" }, el("span", { class: "hidden-visually" }, "Actions")))),
@@ -54,7 +50,7 @@ export default {
     fill(root,
       el("header", { class: "page-head" }, el("div", {}, el("h1", {}, "Keys"), about),
         el("button", { class: "primary", on: { click: make } }, icon("plus"), "New key")),
-      open, empty, table,
+      empty, table,
       ended);
     old.addEventListener("change", show);
     ctx.every(15, look);
