@@ -298,6 +298,25 @@ def test_a_chat_goes_on_where_it_was_after_its_connection_was_cut(chat: Browser,
     assert len(chat.all(".message")) == 2
 
 
+def test_an_answer_goes_on_while_another_chat_is_looked_at(chat: Browser, lan: PlayedLan) -> None:
+    lan.hold_answers("attic", hold=True)
+    try:
+        ask(chat, "the first of two")
+        chat.one(".theirs.waiting")
+        chat.click(".chat-list .wide")
+        chat.one(".welcome:not([hidden])")
+        ask(chat, "the second of two")
+        chat.one(".theirs.waiting")
+    finally:
+        lan.hold_answers("attic", hold=False)
+    answered(chat, "attic answers: the second of two")
+    assert len(chat.all(".message")) == 2
+    assert chat.one(FIELD).get_attribute("value") == ""
+    chat.until_text(".sessions a", "the first of two").click()
+    answered(chat, "attic answers: the first of two")
+    assert len(chat.all(".message")) == 2
+
+
 def test_settings_reach_the_model(chat: Browser, lan: PlayedLan) -> None:
     chat.click(".menu-box > button")
     chat.click("[role=menuitem]:nth-child(1)")

@@ -11,7 +11,12 @@ export function codeBlock(text, language) {
   return el(
     "figure",
     { class: "code-block" },
-    el("figcaption", {}, el("span", {}, name || "text"), copyButton(() => code.textContent, { what: "code" })),
+    el(
+      "figcaption",
+      {},
+      el("span", {}, name || "text"),
+      copyButton(() => code.textContent, { what: "code" }),
+    ),
     el("pre", { tabindex: "0", "aria-label": name ? `Code, ${name}` : "Code" }, code),
   );
 }

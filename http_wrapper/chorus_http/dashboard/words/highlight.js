@@ -6,7 +6,9 @@ const LEAST_CHARACTERS = 2;
 
 /** The text as nodes; words that begin like one of the query's are in <mark>. */
 export function highlighted(text, query) {
-  const wanted = [...query.matchAll(/[\p{L}\p{N}]+/gu)].map(([word]) => stem(word)).filter((word) => word.length >= LEAST_CHARACTERS);
+  const wanted = [...query.matchAll(/[\p{L}\p{N}]+/gu)]
+    .map(([word]) => stem(word))
+    .filter((word) => word.length >= LEAST_CHARACTERS);
   if (!wanted.length) return [text];
   const found = new RegExp(`(?<![\\p{L}\\p{N}])(?:${wanted.join("|")})[\\p{L}\\p{N}]*`, "giu");
   const nodes = [];

@@ -42,7 +42,7 @@ export function blocksOf(text, env = {}) {
   return blocks;
 }
 
-/** The element of a block. `cite(numbers)` makes the mark of a citation, `known(number)` says whether there is such a one. */
+/** The element of a block. `cite(numbers)` makes the mark of a citation, `known(number)` says whether there is one. */
 export function elementOf(block, { cite, known = () => false } = {}) {
   const [first] = block.tokens;
   if (first.type === "table_open" && cells(block.tokens) > MOST_CELLS) return tooLarge(block.source);

@@ -48,7 +48,11 @@ function splitChannels(text) {
   const rest = text.slice(from);
   const tag = rest.lastIndexOf("<|");
   said[into].push(tag < 0 || rest.length - tag > 40 ? rest : rest.slice(0, tag));
-  const joined = (parts) => parts.filter((part) => part.trim()).join("\n\n").trim();
+  const joined = (parts) =>
+    parts
+      .filter((part) => part.trim())
+      .join("\n\n")
+      .trim();
   return { thought: joined(said.thought), answer: joined(said.answer), thinking: into === "thought" };
 }
 

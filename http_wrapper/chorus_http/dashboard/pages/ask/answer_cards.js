@@ -28,7 +28,10 @@ export class AnswerCards {
     this.#cards.clear();
     const began = performance.now();
     for (const client of clients) this.#cards.set(client.node_id, new Card(client.name, began));
-    fill(this.element, [...this.#cards.values()].map((card) => card.element));
+    fill(
+      this.element,
+      [...this.#cards.values()].map((card) => card.element),
+    );
   }
 
   /** An event of POST /query. */

@@ -27,7 +27,12 @@ export class AskOptions {
       "select",
       { "aria-label": "How long is waited" },
       WITHIN_S.map((seconds) =>
-        el("option", { value: seconds, selected: seconds === 60 }, seconds < 60 ? `${seconds} s` : `${seconds / 60} min`)),
+        el(
+          "option",
+          { value: seconds, selected: seconds === 60 },
+          seconds < 60 ? `${seconds} s` : `${seconds / 60} min`,
+        ),
+      ),
     );
     this.pcs = el("div", { class: "pcs", role: "group", "aria-label": "PCs that are asked" });
     this.element = el("div", { class: "ask-options" }, this.pcs, this.how, this.within);
@@ -40,7 +45,8 @@ export class AskOptions {
 
   /** The PCs there are; `clients` of GET /status. */
   offer(clients) {
-    this.#clients = clients.filter((one) => one.replicas.some((replica) => replica.state === "ready"))
+    this.#clients = clients
+      .filter((one) => one.replicas.some((replica) => replica.state === "ready"))
       .filter((one) => one.state === "alive" || one.state === "suspect");
     reconcile(this.pcs, this.#clients, {
       key: (client) => client.node_id,

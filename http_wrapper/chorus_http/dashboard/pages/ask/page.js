@@ -16,8 +16,12 @@ export default {
     const cards = new AnswerCards();
     const together = new Together();
     const results = el("div", { class: "ask-results", hidden: true }, together.element, cards.element);
-    const nobody = el("p", { class: "notice warn", hidden: true }, icon("info"),
-      "No PC is ready to answer yet. As soon as one has loaded a model, it appears here.");
+    const nobody = el(
+      "p",
+      { class: "notice warn", hidden: true },
+      icon("info"),
+      "No PC is ready to answer yet. As soon as one has loaded a model, it appears here.",
+    );
     let running = null;
 
     const ask = async (prompt) => {
@@ -61,8 +65,12 @@ export default {
       el(
         "header",
         { class: "page-head" },
-        el("div", {}, el("h1", {}, "Ask all"),
-          el("p", {}, "One question to every PC; you see what each one says, how fast, and what they say together.")),
+        el(
+          "div",
+          {},
+          el("h1", {}, "Ask all"),
+          el("p", {}, "One question to every PC; you see what each one says, how fast, and what they say together."),
+        ),
       ),
       composer.element,
       nobody,

@@ -18,8 +18,13 @@ export class Together {
     this.element = el(
       "section",
       { class: "card together", "aria-label": "Together" },
-      el("header", { class: "row apart" }, el("div", { class: "grow" }, el("h2", {}, "Together"), this.question),
-        this.progress, copyButton(() => this.#text, { what: "the answer" })),
+      el(
+        "header",
+        { class: "row apart" },
+        el("div", { class: "grow" }, el("h2", {}, "Together"), this.question),
+        this.progress,
+        copyButton(() => this.#text, { what: "the answer" }),
+      ),
       this.track,
       this.#prose.element,
       this.facts,

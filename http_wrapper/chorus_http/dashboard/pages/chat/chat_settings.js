@@ -21,21 +21,38 @@ export function askName(ctx, title) {
   });
 }
 
-/** Ask how the chat is to go; undefined when all was left as it is, else `{system}`. The rest is kept in this browser. */
+/** Ask how the chat is to go; undefined when all was left as it is, else `{system}`. This browser keeps the rest. */
 export function askSettings(ctx, system) {
-  const instructions = el("textarea", { id: "instructions", rows: 6, autofocus: true, "aria-describedby": "instructions-what",
-    props: { value: system } });
+  const instructions = el("textarea", {
+    id: "instructions",
+    rows: 6,
+    autofocus: true,
+    "aria-describedby": "instructions-what",
+    props: { value: system },
+  });
   const present = sampling();
   const numbers = {
-    temperature: numberField("temperature", "Temperature", "0 says the likeliest; higher is freer. Empty: the model's own.",
-      { step: 0.1, value: present.temperature }),
-    max_tokens: numberField("max_tokens", "Longest answer, in tokens", "Empty: as long as the model's context lets it.",
-      { step: 1, value: present.max_tokens }),
+    temperature: numberField(
+      "temperature",
+      "Temperature",
+      "0 says the likeliest; higher is freer. Empty: the model's own.",
+      { step: 0.1, value: present.temperature },
+    ),
+    max_tokens: numberField(
+      "max_tokens",
+      "Longest answer, in tokens",
+      "Empty: as long as the model's context lets it.",
+      { step: 1, value: present.max_tokens },
+    ),
   };
   const save = (close) => {
     const fields = Object.entries(numbers);
     if (!fields.every(([, { input }]) => input.reportValidity())) return;
-    keepSampling(Object.fromEntries(fields.filter(([, { input }]) => input.value).map(([name, { input }]) => [name, Number(input.value)])));
+    keepSampling(
+      Object.fromEntries(
+        fields.filter(([, { input }]) => input.value).map(([name, { input }]) => [name, Number(input.value)]),
+      ),
+    );
     close({ system: instructions.value.trim() });
   };
   return ctx.dialog({
@@ -46,7 +63,11 @@ export function askSettings(ctx, system) {
         { class: "field" },
         el("label", { for: "instructions" }, "Instructions for this chat"),
         instructions,
-        el("p", { class: "hint", id: "instructions-what" }, "The model reads them before everything else (a system prompt)."),
+        el(
+          "p",
+          { class: "hint", id: "instructions-what" },
+          "The model reads them before everything else (a system prompt).",
+        ),
       ),
       el("h3", {}, "All chats in this browser"),
       Object.values(numbers).map(({ field }) => field),
@@ -59,16 +80,27 @@ export function askSettings(ctx, system) {
 }
 
 function numberField(name, label, hint, { step, value }) {
-  const input = el("input", { type: "number", id: name, step, ...limitsOf(name), "aria-describedby": `${name}-what`,
-    props: { value: value ?? "" } });
-  const field = el("div", { class: "field" }, el("label", { for: name }, label), input,
-    el("p", { class: "hint", id: `${name}-what` }, hint));
+  const input = el("input", {
+    type: "number",
+    id: name,
+    step,
+    ...limitsOf(name),
+    "aria-describedby": `${name}-what`,
+    props: { value: value ?? "" },
+  });
+  const field = el(
+    "div",
+    { class: "field" },
+    el("label", { for: name }, label),
+    input,
+    el("p", { class: "hint", id: `${name}-what` }, hint),
+  );
   return { input, field };
 }
 
-/** Take the chat elsewhere: two links that download it. */
-export function showExports(ctx, id) {
-  const address = (format) => `/chat/sessions/${encodeURIComponent(id)}/export?format=${format}`;
+/** Take the chat elsewhere: two links that download it from `path`. */
+export function showExports(ctx, path) {
+  const address = (format) => `${path}?format=${format}`;
   const link = (format, title, text) =>
     el(
       "a",

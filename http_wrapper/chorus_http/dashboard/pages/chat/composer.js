@@ -11,7 +11,13 @@ export class Composer {
   constructor({ send, stop, label, beside = [] }) {
     this.#send = send;
     this.#stop = stop;
-    this.field = el("textarea", { rows: 1, "aria-label": label, placeholder: label, enterkeyhint: "send", dir: "auto" });
+    this.field = el("textarea", {
+      rows: 1,
+      "aria-label": label,
+      placeholder: label,
+      enterkeyhint: "send",
+      dir: "auto",
+    });
     this.button = el("button", { class: "primary round", type: "submit" });
     this.element = el(
       "form",

@@ -1,14 +1,21 @@
-/** A button that opens a short list of actions. Arrow keys move in it; Escape, a choice and a click elsewhere close it. */
+/** A button that opens a short list of actions. Arrow keys move in it; Escape or a click elsewhere closes it. */
 
 import { el, icon } from "../../shell/dom.js";
 
-/** `items`: `[{mark, text, act, danger}]`; see `setItems` of what is returned for later changes. */
+/** `setItems` says what it offers. */
 export class Menu {
   constructor(label) {
     this.list = el("div", { class: "menu-list", role: "menu", "aria-label": label, hidden: true });
     this.button = el(
       "button",
-      { class: "plain", type: "button", "aria-label": label, title: label, "aria-haspopup": "menu", "aria-expanded": "false" },
+      {
+        class: "plain",
+        type: "button",
+        "aria-label": label,
+        title: label,
+        "aria-haspopup": "menu",
+        "aria-expanded": "false",
+      },
       icon("ellipsis-vertical"),
     );
     this.element = el("div", { class: "menu-box" }, this.button, this.list);
@@ -19,6 +26,7 @@ export class Menu {
     });
   }
 
+  /** `items`: `[{mark, text, act, danger}]`. */
   setItems(items) {
     this.list.replaceChildren(
       ...items.map(({ mark, text, act, danger = false }) => {
@@ -27,8 +35,18 @@ export class Menu {
           this.#open(false);
           act();
         };
-        return el("button", { class: danger ? "plain danger-text" : "plain", type: "button", role: "menuitem", tabindex: "-1",
-          on: { click } }, icon(mark), text);
+        return el(
+          "button",
+          {
+            class: danger ? "plain danger-text" : "plain",
+            type: "button",
+            role: "menuitem",
+            tabindex: "-1",
+            on: { click },
+          },
+          icon(mark),
+          text,
+        );
       }),
     );
   }

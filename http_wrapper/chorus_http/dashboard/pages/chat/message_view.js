@@ -9,8 +9,8 @@ import { councilView } from "./council_view.js";
 import { citationMarks, sourcesView } from "./sources_view.js";
 
 /**
- * `act` is what a person may do: `edit(message, text)`, `again(message)`, `show(messageId)`. Each may be refused while an
- * answer is being made, so the buttons are hidden then.
+ * `act` is what a person may do: `edit(message, text)`, `again(message)`, `show(messageId)`. Each may be refused while
+ * an answer is being made, so the buttons are hidden then.
  */
 export class MessageView {
   #act;
@@ -127,15 +127,21 @@ export class MessageView {
   #againButton(message) {
     const click = () => this.#act.again(message);
     const label = "Answer again";
-    return el("button", { class: "plain small", type: "button", "aria-label": label, title: label, on: { click } },
-      icon("refresh-cw"));
+    return el(
+      "button",
+      { class: "plain small", type: "button", "aria-label": label, title: label, on: { click } },
+      icon("refresh-cw"),
+    );
   }
 
   #editButton(message) {
     const click = () => this.#edit(message);
     const label = "Edit and ask again";
-    return el("button", { class: "plain small edit", type: "button", "aria-label": label, title: label, on: { click } },
-      icon("pencil"));
+    return el(
+      "button",
+      { class: "plain small edit", type: "button", "aria-label": label, title: label, on: { click } },
+      icon("pencil"),
+    );
   }
 
   #edit(message) {
@@ -204,10 +210,12 @@ function notes(facts) {
     const dropped = count(facts.trimmed.dropped_messages, "earlier message");
     found.push(note("info", `${dropped} did not fit the model's context and was not seen by it.`));
   }
-  if (facts.sources?.length === 0) found.push(note("quote", "The documents hold nothing about this: answered without them."));
+  if (facts.sources?.length === 0)
+    found.push(note("quote", "The documents hold nothing about this: answered without them."));
   if (facts.finish_reason === "stopped") found.push(note("square", "Stopped here."));
   if (facts.finish_reason === "length") found.push(note("info", "Cut off: the answer reached its longest length."));
-  if (facts.finish_reason === "failed") found.push(note("triangle-alert", facts.error || "The answer broke off.", "bad"));
+  if (facts.finish_reason === "failed")
+    found.push(note("triangle-alert", facts.error || "The answer broke off.", "bad"));
   return found;
 }
 

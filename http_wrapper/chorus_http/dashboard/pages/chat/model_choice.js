@@ -29,14 +29,17 @@ export class ModelChoice {
   }
 
   choose(name) {
+    if (this.#wanted === (name ?? AUTOMATIC)) return;
     this.#wanted = name ?? AUTOMATIC;
     this.#draw();
   }
 
   /** `models`: the list that GET /v1/models gives. */
   offer(models) {
-    this.#known = models.filter((model) => !model.x_chorus?.embedding);
-    this.#draw();
+    const known = models.filter((model) => !model.x_chorus?.embedding);
+    const same = known.map((one) => one.id).join() === this.#known.map((one) => one.id).join();
+    this.#known = known;
+    if (!same) this.#draw(); // an open list is left in peace
   }
 
   #draw() {
@@ -60,7 +63,11 @@ function size(model) {
 
 function group(label, models, wanted) {
   if (!models.length) return null;
-  return el("optgroup", { label }, models.map((model) => option(model.id, model.id, wanted)));
+  return el(
+    "optgroup",
+    { label },
+    models.map((model) => option(model.id, model.id, wanted)),
+  );
 }
 
 function option(value, text, wanted) {

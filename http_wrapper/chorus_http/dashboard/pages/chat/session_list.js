@@ -1,4 +1,4 @@
-/** All chats of this person, the last first; a search goes through titles and messages. It follows what other tabs do. */
+/** All chats of this person, the last first, as other tabs change them; a search goes through titles and messages. */
 
 import { el, fill, icon, reconcile, say } from "../../shell/dom.js";
 
@@ -41,16 +41,25 @@ export class SessionList {
   }
 
   #importButton() {
-    const file = el("input", { type: "file", accept: ".json,application/json", class: "hidden-visually", tabindex: "-1",
-      "aria-hidden": "true" });
+    const file = el("input", {
+      type: "file",
+      accept: ".json,application/json",
+      class: "hidden-visually",
+      tabindex: "-1",
+      "aria-hidden": "true",
+    });
     file.addEventListener("change", async () => {
       const [chosen] = file.files;
       file.value = "";
       if (chosen) await this.#ctx.attempt(this.#import(chosen));
     });
     const choose = () => file.click();
-    return el("div", {}, file, el("button", { class: "plain small", type: "button", on: { click: choose } }, icon("upload"),
-      "Import a chat"));
+    return el(
+      "div",
+      {},
+      file,
+      el("button", { class: "plain small", type: "button", on: { click: choose } }, icon("upload"), "Import a chat"),
+    );
   }
 
   async #import(file) {
@@ -129,13 +138,19 @@ export class SessionList {
     const asked = ++this.#asked;
     const found = await this.#ctx.attempt(this.#ctx.api(`/chat/search?limit=50&q=${encodeURIComponent(words)}`));
     if (!found || asked !== this.#asked || this.#ctx.signal.aborted) return;
-    fill(this.list, found.results.map((result) => this.#hit(result)));
+    fill(
+      this.list,
+      found.results.map((result) => this.#hit(result)),
+    );
     say(this.none, found.results.length ? "" : `No chat holds “${words}”.`);
   }
 
   #hit(result) {
     const item = this.#item({ id: result.session_id }, result.message_id);
-    item.firstElementChild.append(el("strong", {}, result.title), el("span", { class: "snippet" }, marked(result.snippet)));
+    item.firstElementChild.append(
+      el("strong", {}, result.title),
+      el("span", { class: "snippet" }, marked(result.snippet)),
+    );
     return item;
   }
 

@@ -29,7 +29,10 @@ export function sourcesView(sources) {
 }
 
 function place({ title, headings = [], page }) {
-  const found = [...headings.filter((heading) => heading !== title), page === null || page === undefined ? null : `page ${page}`].filter(Boolean);
+  const found = [
+    ...headings.filter((heading) => heading !== title),
+    page === null || page === undefined ? null : `page ${page}`,
+  ].filter(Boolean);
   return found.length ? el("span", { class: "muted" }, ` ${found.join(" › ")}`) : null;
 }
 
@@ -45,8 +48,11 @@ export function citationMarks(sources, list) {
   const mark = (number) => {
     const { title } = sources.find((source) => source.number === number);
     const label = `Passage ${number}: ${title}`;
-    return el("button", { class: "cite", type: "button", title: label, "aria-label": label, on: { click: () => jump(number) } },
-      number);
+    return el(
+      "button",
+      { class: "cite", type: "button", title: label, "aria-label": label, on: { click: () => jump(number) } },
+      number,
+    );
   };
   return {
     known: (number) => known.has(number),

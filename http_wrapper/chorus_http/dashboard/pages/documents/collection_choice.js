@@ -1,4 +1,4 @@
-/** Which collection is open: the one that the address names, or the last; a new one comes to be with its first document. */
+/** Which collection is open: the address names it, or it was the last; a new one begins with its first document. */
 
 import { el, fill, icon } from "../../shell/dom.js";
 import { count } from "../../shell/format.js";
@@ -19,8 +19,17 @@ export class CollectionChoice {
     this.#changed = changed;
     this.name = ctx.params.get("collection") || localStorage.getItem(KEPT_AS) || DEFAULT;
     this.select = el("select", { "aria-label": "Collection", on: { change: () => this.#choose(this.select.value) } });
-    this.drop = el("button", { class: "plain", type: "button", "aria-label": "Delete this collection",
-      title: "Delete this collection", on: { click: () => this.#delete() } }, icon("trash-2"));
+    this.drop = el(
+      "button",
+      {
+        class: "plain",
+        type: "button",
+        "aria-label": "Delete this collection",
+        title: "Delete this collection",
+        on: { click: () => this.#delete() },
+      },
+      icon("trash-2"),
+    );
     this.element = el("div", { class: "row collection" }, icon("folder"), this.select, this.drop);
   }
 

@@ -24,7 +24,10 @@ export class DocumentList {
     this.#collection = collection;
     const page = await this.#page(null);
     if (collection !== this.#collection) return; // another was chosen meanwhile
-    fill(this.list, page.documents.map((one) => this.#row(one)));
+    fill(
+      this.list,
+      page.documents.map((one) => this.#row(one)),
+    );
     this.none.hidden = page.documents.length > 0;
     this.#offerMore(page.next);
   }
@@ -59,8 +62,11 @@ export class DocumentList {
         one.complete ? null : el("p", { class: "note" }, icon("clock"), "Still being read."),
         one.notices.map((text) => el("p", { class: "note" }, icon("info"), text)),
       ),
-      el("button", { class: "plain", type: "button", "aria-label": label, title: label, on: { click: () => this.#delete(one) } },
-        icon("trash-2")),
+      el(
+        "button",
+        { class: "plain", type: "button", "aria-label": label, title: label, on: { click: () => this.#delete(one) } },
+        icon("trash-2"),
+      ),
     );
   }
 

@@ -38,8 +38,13 @@ export class Finder {
       ],
     });
     this.found = el("div", { class: "found" });
-    this.element = el("section", { class: "stack finder", "aria-label": "Ask or search" }, this.composer.element, this.found,
-      this.#announcer.element);
+    this.element = el(
+      "section",
+      { class: "stack finder", "aria-label": "Ask or search" },
+      this.composer.element,
+      this.found,
+      this.#announcer.element,
+    );
   }
 
   /** Forget what was found. */
@@ -57,7 +62,8 @@ export class Finder {
     try {
       await (this.asks.checked ? this.#ask(text, signal) : this.#search(text, signal));
     } catch (error) {
-      if (error.name !== "AbortError") fill(this.found, el("p", { class: "notice bad" }, icon("triangle-alert"), error.message));
+      if (error.name !== "AbortError")
+        fill(this.found, el("p", { class: "notice bad" }, icon("triangle-alert"), error.message));
     } finally {
       if (this.#running === running) this.composer.busy(false);
     }
@@ -69,7 +75,11 @@ export class Finder {
     fill(
       this.found,
       results.length
-        ? el("ol", { class: "passages", "aria-label": "Passages" }, results.map((passage) => passageView(passage, query)))
+        ? el(
+            "ol",
+            { class: "passages", "aria-label": "Passages" },
+            results.map((passage) => passageView(passage, query)),
+          )
         : el("p", { class: "notice" }, icon("info"), "No passage speaks of this."),
     );
   }
@@ -99,7 +109,12 @@ class Answer {
     this.element = el(
       "article",
       { class: "card answer", "aria-label": "Answer" },
-      el("header", { class: "row apart" }, el("h2", { class: "grow" }, question), copyButton(() => this.text, { what: "answer" })),
+      el(
+        "header",
+        { class: "row apart" },
+        el("h2", { class: "grow" }, question),
+        copyButton(() => this.text, { what: "answer" }),
+      ),
       this.waiting,
       this.#prose.element,
       this.sources,
@@ -120,7 +135,8 @@ class Answer {
       this.#prose.show(split(body.answer).answer);
       this.#show(body.sources);
       const told = [body.model && `${body.model} on ${body.node}`, body.seconds && duration(body.seconds)];
-      if (body.wrong_citations.length) told.push(`names passages that it was not given: ${body.wrong_citations.join(", ")}`);
+      if (body.wrong_citations.length)
+        told.push(`names passages that it was not given: ${body.wrong_citations.join(", ")}`);
       fill(this.facts, told.filter(Boolean).join(" · "));
     }
   }
@@ -140,15 +156,26 @@ function scores({ score, similarity }) {
 }
 
 function passageView(passage, query) {
-  const where = [...passage.headings, passage.page === null ? null : `page ${passage.page}`].filter(Boolean).join(" › ");
+  const where = [...passage.headings, passage.page === null ? null : `page ${passage.page}`]
+    .filter(Boolean)
+    .join(" › ");
   return el(
     "li",
     { class: "card passage" },
     el(
       "header",
       { class: "row apart" },
-      el("h3", { class: "ellipsis grow" }, passage.title || passage.source || "Untitled", where && el("span", { class: "muted" }, ` ${where}`)),
-      el("span", { class: "badge", title: "Its place comes from the score: words and meaning together" }, scores(passage)),
+      el(
+        "h3",
+        { class: "ellipsis grow" },
+        passage.title || passage.source || "Untitled",
+        where && el("span", { class: "muted" }, ` ${where}`),
+      ),
+      el(
+        "span",
+        { class: "badge", title: "Its place comes from the score: words and meaning together" },
+        scores(passage),
+      ),
     ),
     el("p", { class: "plain-text", dir: "auto" }, highlighted(passage.text, query)),
   );

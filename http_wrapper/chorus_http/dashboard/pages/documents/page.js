@@ -25,8 +25,12 @@ export default {
       el(
         "header",
         { class: "page-head" },
-        el("div", {}, el("h1", {}, "Documents"),
-          el("p", {}, "Texts that questions are answered from, with the passages that say so.")),
+        el(
+          "div",
+          {},
+          el("h1", {}, "Documents"),
+          el("p", {}, "Texts that questions are answered from, with the passages that say so."),
+        ),
         choice.element,
       ),
     );
@@ -39,8 +43,12 @@ export default {
     }
     root.append(
       finder.element,
-      el("div", { class: "columns" }, el("section", { class: "stack" }, el("h2", {}, "Add"), uploads.element),
-        el("section", { class: "stack" }, el("h2", {}, "What is here"), list.element)),
+      el(
+        "div",
+        { class: "columns" },
+        el("section", { class: "stack" }, el("h2", {}, "Add"), uploads.element),
+        el("section", { class: "stack" }, el("h2", {}, "What is here"), list.element),
+      ),
     );
     uploads.takeDrops(root);
     await ctx.attempt(list.show(choice.name));

@@ -4,7 +4,8 @@ import { el, icon, say } from "../../shell/dom.js";
 import { bytes, count, percent } from "../../shell/format.js";
 
 const LOOK_EVERY_MS = 400;
-const TYPES = ".txt,.md,.markdown,.html,.htm,.pdf,.docx,.csv,.json,.py,.js,.ts,.java,.c,.cpp,.go,.rs,.sh,.sql,.yaml,.toml";
+const TYPES =
+  ".txt,.md,.markdown,.html,.htm,.pdf,.docx,.csv,.json,.py,.js,.ts,.java,.c,.cpp,.go,.rs,.sh,.sql,.yaml,.toml";
 /** Of the way that an upload shows: the sending, then the reading and embedding on the server. */
 const SENDING = 0.3;
 
@@ -19,8 +20,14 @@ export class Uploads {
     this.#ctx = ctx;
     this.#collection = collection;
     this.#added = added;
-    this.files = el("input", { type: "file", multiple: true, accept: TYPES, class: "hidden-visually", tabindex: "-1",
-      "aria-hidden": "true" });
+    this.files = el("input", {
+      type: "file",
+      multiple: true,
+      accept: TYPES,
+      class: "hidden-visually",
+      tabindex: "-1",
+      "aria-hidden": "true",
+    });
     this.files.addEventListener("change", () => {
       this.#take(this.files.files);
       this.files.value = "";
@@ -85,12 +92,21 @@ export class Uploads {
       ],
       actions: (close) => [
         el("button", { type: "button", on: { click: () => close() } }, "Cancel"),
-        el("button", { class: "primary", type: "button", on: { click: () => text.reportValidity() && close(true) } }, "Add"),
+        el(
+          "button",
+          { class: "primary", type: "button", on: { click: () => text.reportValidity() && close(true) } },
+          "Add",
+        ),
       ],
     });
     if (!pasted) return;
     const row = new Upload(title.value.trim() || "Pasted text", bytes(new Blob([text.value]).size));
-    const body = { text: text.value, title: title.value.trim() || undefined, collection: this.#collection(), wait: false };
+    const body = {
+      text: text.value,
+      title: title.value.trim() || undefined,
+      collection: this.#collection(),
+      wait: false,
+    };
     this.#queue(row, () => this.#ctx.api("/rag/documents", { body }));
   }
 
@@ -122,8 +138,18 @@ class Upload {
     this.state = el("span", { class: "badge" }, "Waiting");
     this.told = el("p", { class: "muted small" }, size);
     this.bar = el("span", { class: "bar-fill" });
-    this.track = el("div", { class: "bar-track", role: "progressbar", "aria-label": name, "aria-valuemin": 0,
-      "aria-valuemax": 100, "aria-valuenow": 0 }, this.bar);
+    this.track = el(
+      "div",
+      {
+        class: "bar-track",
+        role: "progressbar",
+        "aria-label": name,
+        "aria-valuemin": 0,
+        "aria-valuemax": 100,
+        "aria-valuenow": 0,
+      },
+      this.bar,
+    );
     this.element = el(
       "li",
       { class: "upload" },
