@@ -1,4 +1,7 @@
-"""The edge to HTTP wrappers, consoles and the CLI: many requests of one caller process on one stream, by call id."""
+"""The edge to HTTP wrappers, consoles and the CLI: many requests of one caller process on one stream, by call id.
+
+It is long because every method of the service is one of its class.
+"""
 
 from __future__ import annotations
 

@@ -46,10 +46,10 @@ class Mail(asyncio.Queue[Packet | None]):
 
     def _get(self) -> Packet | None:
         item: Packet | None = super()._get()  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue, reportUnknownVariableType]  # typeshed leaves it out
-        self._bytes -= _size(item)  # pyright: ignore[reportUnknownArgumentType]  # see above
+        self._bytes -= _size(item)  # pyright: ignore[reportUnknownArgumentType]  # as above: typeshed leaves it out
         if self._bytes < ROOM_BYTES:
             self._room.set()
-        return item  # pyright: ignore[reportUnknownVariableType]  # see above
+        return item  # pyright: ignore[reportUnknownVariableType]  # as above: typeshed leaves it out
 
     async def room(self) -> None:
         """Wait until the client has read enough to be sent more."""
