@@ -46,7 +46,7 @@ export class Uploads {
       el("p", { class: "muted small" }, "Text, Markdown, HTML, PDF, Word, CSV, source code; up to 25 MiB each."),
       this.files,
     );
-    this.list = el("ul", { class: "uploads", "aria-live": "polite" });
+    this.list = el("ul", { class: "uploads", "aria-label": "What comes in" });
     this.element = el("div", { class: "stack" }, this.zone, this.list);
   }
 
@@ -135,7 +135,7 @@ export class Uploads {
 /** One line of progress. */
 class Upload {
   constructor(name, size) {
-    this.state = el("span", { class: "badge" }, "Waiting");
+    this.state = el("span", { class: "badge", role: "status" }, "Waiting");
     this.told = el("p", { class: "muted small" }, size);
     this.bar = el("span", { class: "bar-fill" });
     this.track = el(
