@@ -1,10 +1,12 @@
 #!/bin/sh
 # Install what the tests need (once) and run every check: ./test.sh [options of pytest]
-# With CI=true a test that is skipped without a known reason fails the run (tests/support/skips.py).
+# CHORUS_SCREENSHOTS=FOLDER keeps a picture of every page. With CI=true a test that is skipped without a known reason fails the run (tests/support/skips.py).
 set -eu
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 . "$ROOT/tools/venv.sh"
+. "$ROOT/tools/chromium.sh"
 chorus_venv dev
+chorus_chromium
 cd "$ROOT"
 failed=
 check() {

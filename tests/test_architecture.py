@@ -31,6 +31,7 @@ EDGES = {
     *("chorus_proto.convert_transfers", "chorus_server.transfer_streams", "chorus_client.transfer.calls"),
     *("chorus_proto.convert", "chorus_proto.convert_calls", "chorus_proto.convert_pc", "chorus_proto.convert_state"),
     *("chorus_proto.convert_backends", "chorus_proto.convert_keys", "chorus_proto.convert_queue"),
+    "chorus_proto.convert_happenings",
     *("chorus_server.app", "chorus_server.node_service", "chorus_server.api_service", "chorus_server.link"),
     *("chorus_proto.convert_membership", "chorus_server.membership_service"),
     *("chorus_client.joining", "chorus_cli.membership"),

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chorus_cli.address import join_address
+from chorus_cli.address import join_address, lan_address
+from chorus_http.joining import Joining
 from chorus_proto.exposure import is_loopback
 from chorus_proto.logs import escaped
 from chorus_proto.values import ClusterState, NodeState
@@ -76,6 +77,16 @@ def print_registrations(events: Events) -> Callable[[], None]:
                 return
 
     return events.subscribe(tell)
+
+
+def joining_at(grpc: str, host: str) -> Joining:
+    """How other PCs reach the coordinator at `grpc`, which is bound to `host`; for the web page of this PC."""
+    lan = lan_address()
+    if not is_loopback(host):
+        return Joining(address=join_address(host, grpc), lan_host=lan, open=True)
+    port = grpc.rpartition(":")[2]
+    opening = f"./start.sh --host 0.0.0.0 --insecure --grpc-port {port}"
+    return Joining(address=f"{lan}:{port}", lan_host=lan, open=False, opening=opening)
 
 
 def ready_lines(version: str, state: ClusterState, model: str | None, at: Addresses) -> list[str]:

@@ -20,17 +20,25 @@ from chorus_http.errors import install_error_handlers
 from chorus_http.exchange import ExchangeMiddleware, current_exchange
 from chorus_http.gate import Gate
 from chorus_http.hot_routes import HotRoutes, HotTable
+from chorus_http.joining import Joining
 from chorus_http.kept_responses import KeptResponses
+from chorus_http.listen import BEFORE_DRAIN
+from chorus_http.live.composition import live_of
+from chorus_http.live.front import LiveFront
 from chorus_http.metrics import HttpMetrics
 from chorus_http.model_control import ModelControl
 from chorus_http.response_store import ResponseStore
 from chorus_http.routes.anthropic import anthropic_routes
 from chorus_http.routes.backends import backend_routes
 from chorus_http.routes.chat import chat_routes
+from chorus_http.routes.dashboard import dashboard_routes
 from chorus_http.routes.documentation import documentation_routes
 from chorus_http.routes.embeddings import embeddings_routes
+from chorus_http.routes.events import event_routes
 from chorus_http.routes.execute import execute_routes
+from chorus_http.routes.fleet import fleet_routes
 from chorus_http.routes.join import join_routes
+from chorus_http.routes.keys import key_routes
 from chorus_http.routes.llama_router import llama_router_routes
 from chorus_http.routes.model import model_routes
 from chorus_http.routes.no_rag import no_rag_routes
@@ -41,7 +49,9 @@ from chorus_http.routes.openai import openai_routes
 from chorus_http.routes.query import query_routes
 from chorus_http.routes.queue import queue_routes
 from chorus_http.routes.responses import responses_routes
+from chorus_http.routes.servers import server_routes
 from chorus_http.routes.status import status_routes
+from chorus_http.servers_door import ServersDoor
 from chorus_http.settings import HttpSettings
 from chorus_http.state import StateReader
 from chorus_http.upload_request import request_class
@@ -60,13 +70,16 @@ def create_app(
     *,
     chats: ChatStore | None = None,
     responses: ResponseStore | None = None,
+    servers: ServersDoor | None = None,
+    joining: Joining | None = None,
     ca_pem: bytes | None = None,
 ) -> Quart:
     """An ASGI app that owns nothing beyond its requests; `listen.serving` puts it on a port.
 
     `documents`: None where the packages of the extra `rag` are missing. Who opened `chats` and `responses`
-    closes them; None: no chat sessions here, and responses are kept in memory. `ca_pem`: the hub's certificate
-    authority, for callers to fetch; None: there is none.
+    closes them; None: no chat sessions here, and responses are kept in memory. `servers`: the local servers of this
+    PC; None: none are shown. `joining`: how PCs join. `ca_pem`: the hub's certificate authority, for callers to fetch;
+    None: there is none.
     """
     app = Quart("chorus_http", static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.body_limit_bytes
@@ -112,6 +125,11 @@ def create_app(
     app.register_blueprint(status_routes(cluster, states, metrics))
     app.register_blueprint(documentation_routes())
     app.register_blueprint(join_routes(ca_pem))
+    app.register_blueprint(dashboard_routes(gate, settings))
+    app.register_blueprint(fleet_routes(cluster, states, joining, answer_within_s=settings.metadata_within_s))
+    app.register_blueprint(key_routes(cluster, answer_within_s=settings.metadata_within_s))
+    app.register_blueprint(server_routes(servers))
+    conversations = None
     if chats is not None:
         events = ChatEvents()
         conversations = Conversations(chats, asking(cluster), states, clock, events=events, documents=chat_documents)
@@ -119,6 +137,10 @@ def create_app(
         app.before_serving(others.start)
         app.after_serving(others.aclose)
         app.register_blueprint(chat_routes(conversations, settings, metrics, clock))
+    live = live_of(cluster, gate, states, settings, clock, conversations)
+    app.config[BEFORE_DRAIN] = live.drain
+    app.after_serving(live.aclose)
+    app.register_blueprint(event_routes(live.feed, settings, metrics))
     install_error_handlers(app)
 
     async def begin() -> None:
@@ -134,7 +156,8 @@ def create_app(
     if settings.cors_origins:
         app = cors(app, allow_origin=list(settings.cors_origins))
     # Only Quart's extension knows which pages may read an answer.
-    inner = HotRoutes(cast("AsgiApp", app.asgi_app), gate, {} if settings.cors_origins else hot.routes, settings)
+    hottest = HotRoutes(cast("AsgiApp", app.asgi_app), gate, {} if settings.cors_origins else hot.routes, settings)
+    inner = LiveFront(hottest, live.sockets, gate, settings)
     around = ExchangeMiddleware(inner, metrics=metrics, clock=clock, log_requests=settings.log_requests)
     app.asgi_app = around  # pyright: ignore[reportAttributeAccessIssue]  # Quart types its own scopes, ours are ASGI's
     return app

@@ -19,7 +19,7 @@ from chorus_http.routed import routing_chunk, standing_comment, standing_headers
 from chorus_http.settings import HttpSettings
 from chorus_http.several import joined, merged, runs_of, usage_of_all
 from chorus_http.sse import GRACE_S, EventStream, Source, event_stream_reply
-from chorus_http.wishes import wishes
+from chorus_http.wishes import Wishes, wishes
 from chorus_proto.cluster import Call, CallEvent, CallFinished, CallOutput, CallStarted, CallWaiting, Cluster
 from chorus_proto.dialects.ollama_answer import waiting_line, with_wait
 from chorus_proto.dialects.parsed import ParsedRequest
@@ -225,12 +225,14 @@ def _told_too(render: Callable[[CallEvent], bytes], heard: Callable[[bytes], Non
     return rendered
 
 
-def call_of(parsed: ParsedRequest, exchange: Exchange, *, longest_s: float) -> Call:
+def call_of(parsed: ParsedRequest, exchange: Exchange, *, longest_s: float, wished: Wishes | None = None) -> Call:
     """The first run of a request. What its body says of the queue goes before what its headers say.
+
+    `wished`: instead of the headers, for what came by another way.
 
     Raises InvalidRequest for headers that say what cannot be.
     """
-    wished = wishes(exchange)
+    wished = wishes(exchange) if wished is None else wished
     return Call(
         request_id=exchange.request_id,
         model=parsed.model,

@@ -19,7 +19,7 @@ from chorus_http.asgi import AsgiApp, Message, Receive, Scope, Send
 from chorus_http.metrics import HttpMetrics
 from chorus_proto.clock import Clock
 from chorus_proto.ids import RequestId, new_request_id
-from chorus_proto.keys import ApiKey
+from chorus_proto.keys import ApiKey, KeyClaim
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class Exchange:
     route: str = "other"
     key: ApiKey | None = None
     """The key that was shown; None where none is needed."""
+    claim: KeyClaim | None = None
+    """What proved `key`."""
     user: str = ""
     """On whose behalf; see `Call.user`."""
     status: int = 0
@@ -71,13 +73,13 @@ class Exchange:
         return "" if self.key is None else self.key.key_id
 
 
+def exchange_of(scope: Scope) -> Exchange:
+    return cast("Exchange", scope[_SCOPE_KEY])
+
+
 def current_exchange() -> Exchange:
     """The exchange of the request that this task serves for Quart."""
     return exchange_of(cast("Scope", request.scope))
-
-
-def exchange_of(scope: Scope) -> Exchange:
-    return cast("Exchange", scope[_SCOPE_KEY])
 
 
 class ExchangeMiddleware:

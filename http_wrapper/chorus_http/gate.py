@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
@@ -20,6 +21,7 @@ from chorus_http.exchange import Exchange
 from chorus_http.hosts import Hosts
 from chorus_http.known_keys import KeyWatch, KnownKeys
 from chorus_http.rights import ANY_KEY, Right, right_of
+from chorus_http.sessions import Sessions, token_in
 from chorus_http.settings import HttpSettings
 from chorus_proto.clock import Clock
 from chorus_proto.cluster import Cluster
@@ -47,8 +49,23 @@ class _Told:
     origin: list[bytes] = field(default_factory=list[bytes])
     authorization: list[bytes] = field(default_factory=list[bytes])
     api_key: list[bytes] = field(default_factory=list[bytes])
+    cookie: list[bytes] = field(default_factory=list[bytes])
     user: list[bytes] = field(default_factory=list[bytes])
     preflight: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who has a socket open. A key is shown once, and looked at again for whatever is done with it."""
+
+    address: str
+    claim: KeyClaim | None
+    told: _Told
+
+    @property
+    def name(self) -> str:
+        """What its sockets are counted under."""
+        return f"@{self.address}" if self.claim is None else self.claim.key_id
 
 
 class Gate:
@@ -56,7 +73,8 @@ class Gate:
 
     def __init__(self, cluster: Cluster, settings: HttpSettings, clock: Clock) -> None:
         self._settings = settings
-        self._keys_required = needs_keys(settings.host, insecure=settings.insecure, require_keys=settings.require_keys)
+        self.sessions = Sessions(clock)
+        self.keys_required = needs_keys(settings.host, insecure=settings.insecure, require_keys=settings.require_keys)
         self._hosts = Hosts(settings.host, allowed_hosts=settings.allowed_hosts, cors_origins=settings.cors_origins)
         self._keys = KnownKeys(cluster, clock, within_s=settings.metadata_within_s)
         self._watch = KeyWatch(self._keys)
@@ -81,15 +99,76 @@ class Gate:
         if right is None:
             self._admit_address(exchange, address)
             return
-        claim = _claim(told)
+        claim = _claim(told) or self._session_claim(told, scope, method)
         if claim is not None:
             key = await self._checked(claim, address)
+            exchange.claim = claim
             self._admit_key(exchange, key, right, _user(key, told), counts=method not in _SAFE)
             exchange.closing.callback(self._watch.add(claim, lambda: exchange.abort()))
-        elif self._keys_required:
+        elif self.keys_required:
             raise InvalidApiKey("An API key is needed: send it as 'Authorization: Bearer KEY'.")
         else:
             self._admit_address(exchange, address)
+
+    def check_page(self, scope: Scope) -> str:
+        """Look at what can be told of a socket's request before its key is known; returns the address it comes from.
+
+        A page of another site may not even read. Raises BadHost, Forbidden, InvalidApiKey.
+        """
+        told = _told(scope)
+        self._hosts.check_host(told.host, cast("str", scope["http_version"]))
+        _check_query(cast("bytes", scope["query_string"]))
+        if told.origin:
+            self._hosts.check_origin(told.origin, told.host)
+        return _address(scope)
+
+    async def meet(self, scope: Scope, shown: bytes | None) -> Visitor:
+        """Let somebody have a socket, who shows a key in its first message or in the request that opened it.
+
+        Raises InvalidApiKey, RateLimitExceeded, CoordinatorUnavailable.
+        """
+        told = _told(scope)
+        if shown is not None:
+            told.api_key = [shown]
+            told.authorization = []
+        claim = _claim(told)
+        if claim is None and shown is None:
+            claim = self._session_claim(told, scope, "GET")
+        address = _address(scope)
+        if claim is not None:
+            await self._checked(claim, address)
+        elif self.keys_required:
+            raise InvalidApiKey("An API key is needed: send it as 'auth' of the connection, {\"key\": KEY}.")
+        elif address != THIS_PC:
+            self._count(f"@{address}", self._settings.address_requests_per_minute)
+        return Visitor(address, claim, told)
+
+    async def admit(self, exchange: Exchange, visitor: Visitor, right: Right, *, counts: bool) -> None:
+        """Let a visitor do one thing and tell its exchange who asks. `counts`: as a request of its key.
+
+        Raises InvalidApiKey, Forbidden, RateLimitExceeded, InvalidRequest, CoordinatorUnavailable.
+        """
+        if visitor.claim is not None:
+            key = await self._checked(visitor.claim, visitor.address)
+            self._admit_key(exchange, key, right, _user(key, visitor.told), counts=counts)
+        elif visitor.address != THIS_PC:
+            exchange.user = f"@{visitor.address}"
+            if counts:
+                self._count(exchange.user, self._settings.address_requests_per_minute)
+
+    def until_revoked(self, visitor: Visitor, end: Callable[[], None]) -> Callable[[], None]:
+        """Call `end` when the visitor's key is no longer good; returns what takes that back."""
+        return (lambda: None) if visitor.claim is None else self._watch.add(visitor.claim, end)
+
+    def _session_claim(self, told: _Told, scope: Scope, method: str) -> KeyClaim | None:
+        """The key that the browser's session stands for. Raises Forbidden."""
+        if not told.cookie:
+            return None
+        claim = self.sessions.claim(token_in(told.cookie, cast("tuple[str, int]", scope["server"])[1]))
+        if claim is not None and method not in _SAFE and not told.origin:
+            # A browser adds the cookie by itself, whoever asks; every one names the page that asks for a change.
+            raise Forbidden("A change that is asked for with a session needs an Origin header.", param="Origin")
+        return claim
 
     def _admit_address(self, exchange: Exchange, address: str) -> None:
         """Raises RateLimitExceeded."""
@@ -150,10 +229,12 @@ def _told(scope: Scope) -> _Told:
                 told.authorization.append(value)
             case b"x-api-key":
                 told.api_key.append(value)
+            case b"cookie":
+                told.cookie.append(value)
             case b"x-openwebui-user-id":
                 told.user.append(value)
             case b"access-control-request-method":
-                told.preflight = scope["method"] == "OPTIONS"
+                told.preflight = scope.get("method") == "OPTIONS"
             case _:
                 pass
     return told

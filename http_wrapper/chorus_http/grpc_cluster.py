@@ -28,13 +28,16 @@ from chorus_proto.cluster import (
 from chorus_proto.convert import of_failure
 from chorus_proto.convert_backends import new_backend_message, of_backend
 from chorus_proto.convert_calls import ask_message, of_ask_frame, of_call_frame, submit_message
+from chorus_proto.convert_happenings import of_batch
 from chorus_proto.convert_keys import new_key_message, of_key
 from chorus_proto.convert_queue import of_explanation, of_queue
 from chorus_proto.convert_state import of_model_order, of_reassignment, of_state, of_woken
 from chorus_proto.convert_transfers import of_transfer, of_transfers
 from chorus_proto.errors import BodyTooLarge, ClusterError, CoordinatorUnavailable, QueueFull, error_of
+from chorus_proto.event_log import Batch, Position
 from chorus_proto.explained import Explanation
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Mailbox, Outbox, Receipts, StreamClosed
+from chorus_proto.happenings import SIGN_OF_LIFE_S, HubEvent
 from chorus_proto.ids import ModelName
 from chorus_proto.keys import ApiKey, KeyClaim, MadeKey, NewKey
 from chorus_proto.queue_state import QueueState
@@ -45,6 +48,8 @@ from chorus_proto.values import ClusterState, ModelOrder, Reassignment, Woken
 log = logging.getLogger(__name__)
 
 WINDOW_BYTES = 256 * 1024
+_SIGNS_OF_LIFE = 3
+"""That may fail to come before a watched coordinator is taken for gone."""
 _BACKEND_WITHIN_S = 60.0
 """A name may be slow to resolve, and a backend may have something to finish."""
 
@@ -274,6 +279,27 @@ class GrpcCluster:
         """See `Cluster.queue_state`."""
         request = coordinator_pb2.GetQueueRequest()
         return of_queue(await self._unary(self._stub.GetQueue(request, timeout=self._within_s)))
+
+    async def watch(self, after: Position | None = None) -> AsyncGenerator[Batch[HubEvent]]:
+        """See `Cluster.watch`."""
+        request = coordinator_pb2.WatchEventsRequest()
+        if after is not None:
+            request.epoch, request.after_id = after.epoch, after.id
+        call = self._stub.WatchEvents(request, metadata=_metadata(self._key()))
+        messages = aiter(call)
+        try:
+            while True:
+                async with asyncio.timeout(_SIGNS_OF_LIFE * SIGN_OF_LIFE_S):
+                    message = await anext(messages, None)
+                if message is None:
+                    return
+                yield of_batch(message)
+        except TimeoutError:
+            raise CoordinatorUnavailable(f"the coordinator at {self._address} fell silent", retry_after_s=2) from None
+        except aio.AioRpcError as error:
+            raise _of_rpc_error(error, self._address) from None
+        finally:
+            call.cancel()
 
     async def explain(self, call: Call) -> Explanation:
         """See `Cluster.explain`."""

@@ -105,6 +105,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_time()
         super().on_message_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        self._in_time()  # the connection is no longer ours
+        super().handle_websocket_upgrade()
+
     def send_400_response(self, msg: str) -> None:
         status, error = self._refusal or (400, InvalidRequest("This is not an HTTP/1.1 request."))
         body = error_body(error)
@@ -115,7 +119,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _path(self) -> str:
-        return cast("str", cast("dict[str, object]", self.scope)["path"])
+        """Empty while a WebSocket is opened: uvicorn reads its path anew."""
+        return cast("str", cast("dict[str, object]", self.scope).get("path", ""))
 
     def _count_head(self, count: int) -> None:
         self._head_bytes += count

@@ -16,9 +16,13 @@ from quart import Quart
 from chorus_http.http_protocol import bounded
 from chorus_http.settings import HttpSettings
 from chorus_http.tls import HttpTls
+from chorus_http.web_sockets import BoundedWebSocketProtocol
 
 OLLAMA_PORT = "CHORUS_OLLAMA_PORT"
 """Key in the app's config: the port on which `GET /` answers as Ollama's does."""
+
+BEFORE_DRAIN = "CHORUS_BEFORE_DRAIN"
+"""Key in the app's config: what to call when the server begins to stop, for what would go on for ever."""
 
 _BACKLOG = 4096
 """Connections that wait to be taken; beyond it callers try again after 1, 3, 7 ... seconds."""
@@ -115,7 +119,10 @@ async def serving(app: Quart, settings: HttpSettings, tls: HttpTls | None = None
         uvicorn.Config(
             app,
             http=bounded(settings),
-            ws="none",
+            ws=BoundedWebSocketProtocol,
+            ws_max_size=settings.live_message_bytes,
+            ws_ping_interval=None,  # Engine.IO has pings of its own
+            ws_per_message_deflate=False,
             lifespan="off",  # the app's end comes below, where its errors are heard
             log_config=None,
             access_log=False,
@@ -138,6 +145,9 @@ async def serving(app: Quart, settings: HttpSettings, tls: HttpTls | None = None
         yield HttpServer(settings.host, _port_of(listeners[0]), ollama_port, task, scheme=scheme)
     finally:
         started.cancel()
+        before_drain = cast("dict[str, object]", app.config).get(BEFORE_DRAIN)
+        if before_drain is not None:
+            cast("Callable[[], None]", before_drain)()
         server.should_exit = True
         await asyncio.wait({task}, timeout=settings.drain_within_s + _GRACE_S)
         task.cancel()

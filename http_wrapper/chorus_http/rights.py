@@ -20,7 +20,11 @@ WATCH: Right = frozenset({Scope.METRICS})
 RULE: Right = frozenset({Scope.ADMIN})
 
 RIGHTS: Mapping[str, Right | None] = {
-    "GET /": ANY_KEY,
+    "GET /": PUBLIC,
+    "GET /ui/<build>/<path:name>": PUBLIC,
+    "GET /session": ANY_KEY,
+    "POST /session": ANY_KEY,
+    "DELETE /session": ANY_KEY,
     "GET /health": PUBLIC,
     "GET /readyz": PUBLIC,
     "GET /join/ca": PUBLIC,
@@ -32,6 +36,7 @@ RIGHTS: Mapping[str, Right | None] = {
     "POST /backends/unregister": RULE,
     "GET /queue/status": WATCH,
     "POST /route/explain": ASK,
+    "GET /events": WATCH,
     "POST /query": ASK,
     "POST /v1/chat/completions": ASK,
     "POST /v1/completions": ASK,
@@ -64,6 +69,19 @@ RIGHTS: Mapping[str, Right | None] = {
     "GET /api/model/status": LOOK,
     "POST /api/model/generate": ASK,
     "POST /api/model/unload": ASK,
+    "GET /models/fit": LOOK,
+    "GET /transfers": LOOK,
+    "POST /transfers": RULE,
+    "DELETE /transfers/<transfer_id>": RULE,
+    "POST /nodes/<node>/wake": RULE,
+    "GET /join": RULE,
+    "GET /keys": RULE,
+    "POST /keys": RULE,
+    "DELETE /keys/<key>": RULE,
+    "GET /servers": RULE,
+    "POST /servers/<name>/start": RULE,
+    "POST /servers/<name>/stop": RULE,
+    "PUT /servers/default": RULE,
     "GET /models": LOOK,
     "POST /models": RULE,
     "DELETE /models": RULE,
@@ -113,3 +131,17 @@ def right_of(method: str, rule: str) -> Right | None:
     if method == "OPTIONS":
         return ANY_KEY
     return RIGHTS[f"{'GET' if method == 'HEAD' else method} {rule}"]
+
+
+SOCKET_RIGHTS: Mapping[str, Right | None] = {
+    "connect": ANY_KEY,
+    "disconnect": PUBLIC,
+    "watch_cluster": WATCH,
+    "watch_chat": TALK,
+    "watch_chats": TALK,
+    "watch_stream": ASK,
+    "unwatch": ANY_KEY,
+    "generate": ASK,
+    "cancel": ASK,
+}
+"""Events of Socket.IO, as clients send them."""

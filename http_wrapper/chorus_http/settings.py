@@ -54,6 +54,15 @@ class HttpSettings:
     stall_within_s: float = setting(30.0, "a caller who reads nothing for this long is cut off", minimum=1)
     keep_alive_s: float = setting(75.0, "an idle connection is closed after this", minimum=1)
     drain_within_s: float = setting(30.0, "running requests may finish for this long at shutdown", minimum=0)
+    live_kept_s: float = setting(60.0, "events of the cluster are kept so long for pages that come back", minimum=1)
+    live_kept_events: int = setting(1_000, "events kept for them at most", minimum=10, maximum=100_000)
+    live_ping_s: float = setting(
+        10.0, "seconds between pings of a socket, and again until one without an answer is closed", minimum=0.1
+    )
+    live_message_bytes: int = setting(64 * 1024, "largest message of a socket", minimum=1024)
+    live_events_per_s: int = setting(20, "events a second of one socket", minimum=1)
+    live_sockets_per_key: int = setting(16, "sockets of one key, or of one address without keys", minimum=1)
+    live_sockets_limit: int = setting(1_024, "sockets of all", minimum=1)
     cors_origins: tuple[str, ...] = setting((), "origins whose web pages may call; none by default")
     log_requests: bool = setting(False, "one log line for each request, never with prompts")
     chat_others_every_s: float = setting(

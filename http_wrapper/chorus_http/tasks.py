@@ -67,29 +67,38 @@ class TaskRun:
         """What a stream sends while the task waits."""
         return None if self._standing is None else standing_comment(self._standing)
 
+    @property
+    def text(self) -> str:
+        """What was said so far."""
+        return "".join(self._texts)
+
     def render(self, event: CallEvent) -> bytes:
+        return b"".join(named_event(name, encoded(body)) for name, body in self.told(event))
+
+    def told(self, event: CallEvent) -> list[tuple[str, object]]:
+        """Names and bodies of the events that this one makes."""
         match event:
             case CallWaiting(standing=standing):
                 self._standing = standing
-                return b""
+                return []
             case CallStarted():
                 self._started = event
                 self._standing = None
                 told = {"id": self._call.request_id, "model": event.model, "node": event.node_name}
                 told |= {"node_id": event.node_id, "attempt": event.attempt, "queue_s": event.queued_s}
-                return named_event("started", encoded(told))
+                return [("started", told)]
             case CallOutput():
                 return self._delta(self._decoder.decode(event.payload))
             case CallFinished():
                 self._finished = event
                 rest = self._delta(self._decoder.decode(event.payload, final=True))
-                return rest + named_event("finished", encoded(self.result()))
+                return [*rest, ("finished", self.result())]
 
-    def _delta(self, text: str) -> bytes:
+    def _delta(self, text: str) -> list[tuple[str, object]]:
         if not text:
-            return b""
+            return []
         self._texts.append(text)
-        return named_event("delta", encoded({"text": text}))
+        return [("delta", {"text": text})]
 
     def result(self) -> TaskResult:
         """Raises InternalError before the end."""

@@ -11,7 +11,9 @@ from typing import Protocol, TypeAlias
 
 from chorus_proto.backends import Backend, NewBackend
 from chorus_proto.errors import ClusterError
+from chorus_proto.event_log import Batch, Position
 from chorus_proto.explained import Explanation
+from chorus_proto.happenings import HubEvent
 from chorus_proto.ids import ModelName, NodeId, RequestId
 from chorus_proto.keys import ApiKey, KeyClaim, MadeKey, NewKey
 from chorus_proto.queue_state import QueueState, Standing
@@ -217,6 +219,13 @@ class Cluster(Protocol):
 
     async def queue_state(self) -> QueueState:
         """Who waits, in which place and for how long, and who runs."""
+        ...
+
+    def watch(self, after: Position | None = None) -> AsyncGenerator[Batch[HubEvent]]:
+        """What happened after that event, or from now on, then what happens, until the coordinator stops.
+
+        The first batch comes at once; one that is empty is a sign of life. Raises CoordinatorUnavailable.
+        """
         ...
 
     async def explain(self, call: Call) -> Explanation:

@@ -59,15 +59,7 @@ def node_message(node: Node) -> coordinator_pb2.Node:
         ),
         engines=list(node.engines),
         models=[model_file_message(file) for file in node.models],
-        replicas=[
-            coordinator_pb2.Replica(
-                report=replica_message(replica.report),
-                slots_busy=replica.slots_busy,
-                decode_tokens_per_s=replica.decode_tokens_per_s,
-                prefill_tokens_per_s=replica.prefill_tokens_per_s,
-            )
-            for replica in node.replicas
-        ],
+        replicas=[replica_view_message(replica) for replica in node.replicas],
         assigned_model=node.assigned_model or "",
         assignment_reason=node.assignment_reason,
         heartbeat_age_s=node.heartbeat_age_s,
@@ -114,7 +106,7 @@ def of_node(message: coordinator_pb2.Node) -> Node:
         ),
         engines=of_engines(message.engines),
         models=of_model_files(message.models),
-        replicas=tuple(_of_replica_view(replica) for replica in message.replicas),
+        replicas=tuple(of_replica_view(replica) for replica in message.replicas),
         assigned_model=ModelName(message.assigned_model) if message.assigned_model else None,
         assignment_reason=message.assignment_reason,
         heartbeat_age_s=message.heartbeat_age_s,
@@ -147,7 +139,16 @@ def _of_footprints(messages: Iterable[coordinator_pb2.Footprint]) -> Iterator[Fo
             )
 
 
-def _of_replica_view(message: coordinator_pb2.Replica) -> Replica:
+def replica_view_message(replica: Replica) -> coordinator_pb2.Replica:
+    return coordinator_pb2.Replica(
+        report=replica_message(replica.report),
+        slots_busy=replica.slots_busy,
+        decode_tokens_per_s=replica.decode_tokens_per_s,
+        prefill_tokens_per_s=replica.prefill_tokens_per_s,
+    )
+
+
+def of_replica_view(message: coordinator_pb2.Replica) -> Replica:
     return Replica(
         report=of_replica(message.report),
         slots_busy=message.slots_busy,

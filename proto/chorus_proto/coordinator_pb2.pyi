@@ -2294,3 +2294,387 @@ class BackendList(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BackendList: _TypeAlias = BackendList  # noqa: Y015
+
+@_typing.final
+class WatchEventsRequest(_message.Message):
+    """Events have numbers that grow by one and begin anew with each epoch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    AFTER_ID_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """0: from now on"""
+    after_id: _builtins.int
+    """the last event that was seen"""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        after_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_id", b"after_id", "epoch", b"epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEventsRequest: _TypeAlias = WatchEventsRequest  # noqa: Y015
+
+@_typing.final
+class EventBatch(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    LAST_ID_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    last_id: _builtins.int
+    """of the last event of this batch, or of the last one before it"""
+    missed: _builtins.str
+    """why events before these cannot be told any more; "": none is missing"""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___HubEvent]:
+        """empty: a sign of life"""
+
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        last_id: _builtins.int = ...,
+        missed: _builtins.str = ...,
+        events: _abc.Iterable[Global___HubEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "events", b"events", "last_id", b"last_id", "missed", b"missed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventBatch: _TypeAlias = EventBatch  # noqa: Y015
+
+@_typing.final
+class HubEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    AT_UNIX_S_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    TRANSFER_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    READINGS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    at_unix_s: _builtins.float
+    @_builtins.property
+    def node(self) -> Global___NodeTold: ...
+    @_builtins.property
+    def replica(self) -> Global___ReplicaTold: ...
+    @_builtins.property
+    def load(self) -> Global___LoadTold: ...
+    @_builtins.property
+    def transfer(self) -> Global___Transfer: ...
+    @_builtins.property
+    def queue(self) -> Global___QueueState:
+        """counts only"""
+
+    @_builtins.property
+    def started(self) -> Global___RequestStarted: ...
+    @_builtins.property
+    def ended(self) -> Global___RequestEnded: ...
+    @_builtins.property
+    def readings(self) -> Global___Readings: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        at_unix_s: _builtins.float = ...,
+        node: Global___NodeTold | None = ...,
+        replica: Global___ReplicaTold | None = ...,
+        load: Global___LoadTold | None = ...,
+        transfer: Global___Transfer | None = ...,
+        queue: Global___QueueState | None = ...,
+        started: Global___RequestStarted | None = ...,
+        ended: Global___RequestEnded | None = ...,
+        readings: Global___Readings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "kind", b"kind", "load", b"load", "node", b"node", "queue", b"queue", "readings", b"readings", "replica", b"replica", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_s", b"at_unix_s", "ended", b"ended", "id", b"id", "kind", b"kind", "load", b"load", "node", b"node", "queue", b"queue", "readings", b"readings", "replica", b"replica", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["node", "replica", "load", "transfer", "queue", "started", "ended", "readings"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___HubEvent: _TypeAlias = HubEvent  # noqa: Y015
+
+@_typing.final
+class NodeTold(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    NEWS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    news: _builtins.str
+    """NodeNews: what of it is new"""
+    reason: _builtins.str
+    @_builtins.property
+    def node(self) -> Global___Node: ...
+    def __init__(
+        self,
+        *,
+        node: Global___Node | None = ...,
+        news: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["news", b"news", "node", b"node", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeTold: _TypeAlias = NodeTold  # noqa: Y015
+
+@_typing.final
+class ReplicaTold(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    node_name: _builtins.str
+    @_builtins.property
+    def replica(self) -> Global___Replica: ...
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        node_name: _builtins.str = ...,
+        replica: Global___Replica | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "node_name", b"node_name", "replica", b"replica"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaTold: _TypeAlias = ReplicaTold  # noqa: Y015
+
+@_typing.final
+class LoadTold(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    node_name: _builtins.str
+    model: _builtins.str
+    waiting: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        node_name: _builtins.str = ...,
+        model: _builtins.str = ...,
+        waiting: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "node_id", b"node_id", "node_name", b"node_name", "reason", b"reason", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadTold: _TypeAlias = LoadTold  # noqa: Y015
+
+@_typing.final
+class RequestStarted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    QUEUED_S_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    user: _builtins.str
+    model: _builtins.str
+    priority: _builtins.str
+    """Priority"""
+    node_id: _builtins.str
+    node_name: _builtins.str
+    attempt: _builtins.int
+    queued_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        user: _builtins.str = ...,
+        model: _builtins.str = ...,
+        priority: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        node_name: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        queued_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "model", b"model", "node_id", b"node_id", "node_name", b"node_name", "priority", b"priority", "queued_s", b"queued_s", "request_id", b"request_id", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestStarted: _TypeAlias = RequestStarted  # noqa: Y015
+
+@_typing.final
+class RequestEnded(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    DECODE_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    user: _builtins.str
+    model: _builtins.str
+    node_id: _builtins.str
+    node_name: _builtins.str
+    outcome: _builtins.str
+    """Outcome"""
+    code: _builtins.str
+    """ErrorCode of a failure, or "" """
+    prompt_tokens: _builtins.int
+    completion_tokens: _builtins.int
+    seconds: _builtins.float
+    """since a node took it"""
+    decode_tokens_per_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        user: _builtins.str = ...,
+        model: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        node_name: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        code: _builtins.str = ...,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        decode_tokens_per_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_decode_tokens_per_s", b"_decode_tokens_per_s", "decode_tokens_per_s", b"decode_tokens_per_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decode_tokens_per_s", b"_decode_tokens_per_s", "code", b"code", "completion_tokens", b"completion_tokens", "decode_tokens_per_s", b"decode_tokens_per_s", "model", b"model", "node_id", b"node_id", "node_name", b"node_name", "outcome", b"outcome", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "seconds", b"seconds", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__decode_tokens_per_s: _TypeAlias = _typing.Literal["decode_tokens_per_s"]  # noqa: Y015
+    _WhichOneofArgType__decode_tokens_per_s: _TypeAlias = _typing.Literal["_decode_tokens_per_s", b"_decode_tokens_per_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__decode_tokens_per_s) -> _WhichOneofReturnType__decode_tokens_per_s | None: ...
+
+Global___RequestEnded: _TypeAlias = RequestEnded  # noqa: Y015
+
+@_typing.final
+class NodeReading(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    SLOTS_BUSY_FIELD_NUMBER: _builtins.int
+    CPU_PERCENT_FIELD_NUMBER: _builtins.int
+    RAM_AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
+    GPU_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    TOKENS_TOTAL_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_AGE_S_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    node_name: _builtins.str
+    state: _builtins.str
+    """NodeState"""
+    running: _builtins.int
+    slots: _builtins.int
+    slots_busy: _builtins.int
+    cpu_percent: _builtins.float
+    ram_available_bytes: _builtins.int
+    tokens_total: _builtins.int
+    tokens_per_s: _builtins.float
+    """between its last two heartbeats"""
+    heartbeat_age_s: _builtins.float
+    @_builtins.property
+    def gpu_free_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """in the order of the node's hardware.gpus"""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        node_name: _builtins.str = ...,
+        state: _builtins.str = ...,
+        running: _builtins.int = ...,
+        slots: _builtins.int = ...,
+        slots_busy: _builtins.int = ...,
+        cpu_percent: _builtins.float | None = ...,
+        ram_available_bytes: _builtins.int | None = ...,
+        gpu_free_bytes: _abc.Iterable[_builtins.int] | None = ...,
+        tokens_total: _builtins.int = ...,
+        tokens_per_s: _builtins.float | None = ...,
+        heartbeat_age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent", "_ram_available_bytes", b"_ram_available_bytes", "_tokens_per_s", b"_tokens_per_s", "cpu_percent", b"cpu_percent", "ram_available_bytes", b"ram_available_bytes", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent", "_ram_available_bytes", b"_ram_available_bytes", "_tokens_per_s", b"_tokens_per_s", "cpu_percent", b"cpu_percent", "gpu_free_bytes", b"gpu_free_bytes", "heartbeat_age_s", b"heartbeat_age_s", "node_id", b"node_id", "node_name", b"node_name", "ram_available_bytes", b"ram_available_bytes", "running", b"running", "slots", b"slots", "slots_busy", b"slots_busy", "state", b"state", "tokens_per_s", b"tokens_per_s", "tokens_total", b"tokens_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cpu_percent: _TypeAlias = _typing.Literal["cpu_percent"]  # noqa: Y015
+    _WhichOneofArgType__cpu_percent: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent"]  # noqa: Y015
+    _WhichOneofReturnType__ram_available_bytes: _TypeAlias = _typing.Literal["ram_available_bytes"]  # noqa: Y015
+    _WhichOneofArgType__ram_available_bytes: _TypeAlias = _typing.Literal["_ram_available_bytes", b"_ram_available_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_s: _TypeAlias = _typing.Literal["tokens_per_s"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_s: _TypeAlias = _typing.Literal["_tokens_per_s", b"_tokens_per_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_percent) -> _WhichOneofReturnType__cpu_percent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ram_available_bytes) -> _WhichOneofReturnType__ram_available_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_s) -> _WhichOneofReturnType__tokens_per_s | None: ...
+
+Global___NodeReading: _TypeAlias = NodeReading  # noqa: Y015
+
+@_typing.final
+class Readings(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeReading]: ...
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___NodeReading] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Readings: _TypeAlias = Readings  # noqa: Y015

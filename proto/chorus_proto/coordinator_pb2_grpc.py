@@ -144,6 +144,11 @@ class CoordinatorServiceStub:
                 request_serializer=chorus__proto_dot_coordinator__pb2.ListBackendsRequest.SerializeToString,
                 response_deserializer=chorus__proto_dot_coordinator__pb2.BackendList.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/chorus.v1.CoordinatorService/WatchEvents',
+                request_serializer=chorus__proto_dot_coordinator__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=chorus__proto_dot_coordinator__pb2.EventBatch.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServiceServicer:
@@ -284,6 +289,13 @@ class CoordinatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """What happens, as it happens. The first batch comes at once and says where the caller stands.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -396,6 +408,11 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.ListBackends,
                     request_deserializer=chorus__proto_dot_coordinator__pb2.ListBackendsRequest.FromString,
                     response_serializer=chorus__proto_dot_coordinator__pb2.BackendList.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=chorus__proto_dot_coordinator__pb2.WatchEventsRequest.FromString,
+                    response_serializer=chorus__proto_dot_coordinator__pb2.EventBatch.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -992,6 +1009,33 @@ class CoordinatorService:
             '/chorus.v1.CoordinatorService/ListBackends',
             chorus__proto_dot_coordinator__pb2.ListBackendsRequest.SerializeToString,
             chorus__proto_dot_coordinator__pb2.BackendList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chorus.v1.CoordinatorService/WatchEvents',
+            chorus__proto_dot_coordinator__pb2.WatchEventsRequest.SerializeToString,
+            chorus__proto_dot_coordinator__pb2.EventBatch.FromString,
             options,
             channel_credentials,
             insecure,

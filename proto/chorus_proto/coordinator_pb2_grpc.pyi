@@ -56,6 +56,8 @@ class CoordinatorServiceStub:
     RegisterBackend: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RegisterBackendRequest, _coordinator_pb2.Backend]
     UnregisterBackend: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.UnregisterBackendRequest, _coordinator_pb2.Backend]
     ListBackends: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListBackendsRequest, _coordinator_pb2.BackendList]
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.WatchEventsRequest, _coordinator_pb2.EventBatch]
+    """What happens, as it happens. The first batch comes at once and says where the caller stands."""
 
 @_typing.type_check_only
 class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
@@ -85,6 +87,8 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     RegisterBackend: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RegisterBackendRequest, _coordinator_pb2.Backend]  # type: ignore[assignment]
     UnregisterBackend: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.UnregisterBackendRequest, _coordinator_pb2.Backend]  # type: ignore[assignment]
     ListBackends: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListBackendsRequest, _coordinator_pb2.BackendList]  # type: ignore[assignment]
+    WatchEvents: _aio.UnaryStreamMultiCallable[_coordinator_pb2.WatchEventsRequest, _coordinator_pb2.EventBatch]  # type: ignore[assignment]
+    """What happens, as it happens. The first batch comes at once and says where the caller stands."""
 
 class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -243,5 +247,13 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.ListBackendsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.BackendList, _abc.Awaitable[_coordinator_pb2.BackendList]]: ...
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _coordinator_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_coordinator_pb2.EventBatch], _abc.AsyncIterator[_coordinator_pb2.EventBatch]]:
+        """What happens, as it happens. The first batch comes at once and says where the caller stands."""
 
 def add_CoordinatorServiceServicer_to_server(servicer: CoordinatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,4 +1,7 @@
-"""The edge to HTTP wrappers, consoles and the CLI: many requests of one caller process on one stream, by call id."""
+"""The edge to HTTP wrappers, consoles and the CLI: many requests of one caller process on one stream, by call id.
+
+It is long because every method of the service is one of its class.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,13 @@ from chorus_proto.convert_calls import (
     reply_frame,
     started_message,
 )
+from chorus_proto.convert_happenings import batch_message
 from chorus_proto.convert_keys import key_message, of_new_key
 from chorus_proto.convert_queue import explanation_message, queue_message, standing_message
 from chorus_proto.convert_state import model_order_message, reassignment_message, state_message, woken_message
 from chorus_proto.convert_transfers import transfer_message, transfers_message
 from chorus_proto.errors import ClusterError, InternalError, InvalidRequest, SlowConsumer
+from chorus_proto.event_log import Position
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Outbox, StreamClosed, Window
 from chorus_proto.keys import KeyClaim, KeyId
 from chorus_server.guard import priority_of, signed
@@ -69,6 +74,7 @@ RevokeKeyContext = aio.ServicerContext[coordinator_pb2.RevokeKeyRequest, coordin
 RegisterContext = aio.ServicerContext[coordinator_pb2.RegisterBackendRequest, coordinator_pb2.Backend]
 UnregisterContext = aio.ServicerContext[coordinator_pb2.UnregisterBackendRequest, coordinator_pb2.Backend]
 BackendsContext = aio.ServicerContext[coordinator_pb2.ListBackendsRequest, coordinator_pb2.BackendList]
+WatchContext = aio.ServicerContext[coordinator_pb2.WatchEventsRequest, coordinator_pb2.EventBatch]
 CheckKeyContext = aio.ServicerContext[coordinator_pb2.CheckKeyRequest, coordinator_pb2.ApiKey]
 AsyncCall = Coroutine[None, None, None]
 
@@ -391,3 +397,11 @@ class ApiService(coordinator_pb2_grpc.CoordinatorServiceServicer):
             return key_message(await self._cluster.check_key(KeyClaim(KeyId(request.key_id), request.digest)))
         except ClusterError as error:
             await context.abort(error.surface.grpc, error.message, ((ERROR_CODE_KEY, error.code.value),))
+
+    async def WatchEvents(  # noqa: N802  # the name in the .proto
+        self, request: coordinator_pb2.WatchEventsRequest, context: WatchContext
+    ) -> AsyncIterator[coordinator_pb2.EventBatch]:
+        after = Position(request.epoch, request.after_id) if request.epoch else None
+        async with aclosing(self._cluster.watch(after)) as batches:
+            async for batch in batches:
+                yield batch_message(batch)

@@ -17,7 +17,9 @@ from chorus_proto.catalogue import shape_of, tier_of
 from chorus_proto.clock import Clock
 from chorus_proto.cluster import Ask, AskEvent, Call, CallEvent
 from chorus_proto.errors import Draining, ErrorCode
+from chorus_proto.event_log import Batch, Position
 from chorus_proto.explained import Explanation
+from chorus_proto.happenings import HubEvent
 from chorus_proto.ids import ModelName, is_council
 from chorus_proto.keys import ApiKey, KeyClaim, MadeKey, NewKey
 from chorus_proto.queue_state import QueueState
@@ -47,15 +49,19 @@ from chorus_server.demand import Demand
 from chorus_server.demand_copies import DemandCopies
 from chorus_server.dispatch import Dispatcher, dispatch_rules
 from chorus_server.events import (
+    CourtesyChanged,
     Events,
+    InventoryChanged,
     LoadDemanded,
     ModelAssigned,
     NodeChanged,
     NodeRegistered,
     ReplicaChanged,
+    ReplicaProgressed,
     TransferChanged,
 )
 from chorus_server.fairness import Debts
+from chorus_server.feed import Feed, feed_rules
 from chorus_server.introduction import check_inventory
 from chorus_server.keys import Keys
 from chorus_server.learnt import Learnt
@@ -131,7 +137,9 @@ class Coordinator:
             self.aliases,
             weights_of(settings.node_weights),
         )
-        self._dispatcher = Dispatcher(self._registry, self._room, self._counters, clock, dispatch_rules(settings))
+        self._dispatcher = Dispatcher(
+            self._registry, self._room, self._counters, clock, dispatch_rules(settings), self.events.tell
+        )
         self._orders = ModelOrders(
             self._registry,
             self._room,
@@ -155,6 +163,8 @@ class Coordinator:
         self._reconciler = Reconciler(self._registry, self._loads, unload_within_s=settings.unload_within_s)
         self._learnt = Learnt(store, clock)
         self.transfers_under_way = transfers
+        self._feed = Feed(self._registry, self._room, transfers, clock, feed_rules(settings), epoch=store.epoch)
+        self.events.subscribe(self._feed.heard)
         self._draining = False
         self._reconcile_is_due = False
         self._counters.registry.register(StateCollector(self._state))
@@ -208,6 +218,8 @@ class Coordinator:
                 self._place([record])
         if before is not report.state:
             self.events.tell(ReplicaChanged(node_id=record.node_id, node_name=record.name, report=report))
+        else:
+            self.events.tell(ReplicaProgressed(node_id=record.node_id, model=report.model))
         self._reconcile()
 
     def _load_demanded(self, event: LoadDemanded) -> None:
@@ -220,6 +232,7 @@ class Coordinator:
         self._registry.inventory(record, announced)
         self._learnt.changed(record)
         self._place([record])
+        self.events.tell(InventoryChanged(node_id=record.node_id))
         self._reconcile()
 
     def fetch_reported(self, record: NodeRecord, report: FetchReport) -> None:
@@ -233,7 +246,9 @@ class Coordinator:
     def courtesy_reported(self, record: NodeRecord, courtesy: Courtesy) -> None:
         """Its owner wants more of the PC, or less again."""
         record.courtesy = courtesy
-        log.info("node %s: %s", record.name, courtesy.words or "its owner leaves it to us again")
+        words = courtesy.words or "its owner leaves it to us again"
+        log.info("node %s: %s", record.name, words)
+        self.events.tell(CourtesyChanged(node_id=record.node_id, reason=words))
         self._reconcile()
 
     def said_goodbye(self, record: NodeRecord, reason: str, *, sleeps: bool = False) -> None:
@@ -332,6 +347,12 @@ class Coordinator:
     async def queue_state(self) -> QueueState:
         """See `Cluster.queue_state`."""
         return self._room.queue_state()
+
+    async def watch(self, after: Position | None = None) -> AsyncGenerator[Batch[HubEvent]]:
+        """See `Cluster.watch`."""
+        async with aclosing(self._feed.watch(after)) as batches:
+            async for batch in batches:
+                yield batch
 
     async def explain(self, call: Call) -> Explanation:
         """See `Cluster.explain`."""
@@ -502,6 +523,7 @@ class Coordinator:
                 record.link.cut_slow_callers(self._settings.slow_caller_s)
         self.transfers_under_way.sweep()
         self._reconcile()
+        self._feed.look()
 
     async def remember(self) -> None:
         """Take back what earlier runs learnt."""
@@ -523,6 +545,7 @@ class Coordinator:
     async def drain(self) -> None:
         """Take nothing new, let running requests finish within the drain limit, then say goodbye to the agents."""
         self._draining = True
+        self._feed.close()
         running = [record for record in self._registry.records() if record.link is not None]
         try:
             async with asyncio.timeout(self._settings.drain_s):

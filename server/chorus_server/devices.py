@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from chorus_proto.sizing import DeviceKind
+from chorus_proto.usable_memory import usable_card_bytes, usable_ram_bytes
 from chorus_proto.values import Gpu, Hardware
 
 _Number = TypeVar("_Number", int, float)
-
-_GIB = 1 << 30
-_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +37,6 @@ _CPU = Backend(efficiency=0.85, layer_overhead_s=30e-6)
 _DATACENTER = ("a100", "h100", "h200", "a30", "a40", "l40", "b200", "v100")
 _JETSON = ("orin", "jetson", "xavier", "tegra")
 
-UNKNOWN_RAM_BYTES = 4 * _GIB
 UNKNOWN_CORES = 2
 UNKNOWN_CPU_BANDWIDTH_BYTES_PER_S = 12e9
 UNKNOWN_ARM_BANDWIDTH_BYTES_PER_S = 8e9
@@ -74,17 +71,6 @@ def devices_of(hardware: Hardware) -> tuple[Device, ...]:
     found.extend(_shared(gpu, hardware) for gpu in shared[:1])
     found.append(_cpu(hardware))
     return tuple(found)
-
-
-def usable_ram_bytes(ram_bytes: int | None) -> int:
-    """Memory that models may take: all but 2 GiB or a quarter, whichever is more, and never less than half."""
-    ram = _known(ram_bytes) or UNKNOWN_RAM_BYTES
-    return ram - min(max(2 * _GIB, ram // 4), ram // 2)
-
-
-def usable_card_bytes(memory_bytes: int) -> int:
-    """A card's memory less a margin for the display and for fragmentation: 512 MiB or 5 %, whichever is more."""
-    return max(0, memory_bytes - max(512 * _MIB, memory_bytes // 20))
 
 
 def _together(gpus: list[Gpu]) -> Device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import count
@@ -15,6 +15,7 @@ from chorus_proto.clock import Clock
 from chorus_proto.cluster import Call, CallEvent, CallFinished, CallOutput, CallStarted, CallWaiting
 from chorus_proto.errors import BodyTooLarge, ClusterError, DeadlineExceeded, EngineDied, UnsupportedParameter
 from chorus_proto.explained import Explanation
+from chorus_proto.happenings import Outcome, RequestEnded, RequestStarted
 from chorus_proto.ids import ExecutionId, ModelName, NodeId
 from chorus_proto.values import Dialect, Priority, ReplicaState, RoutingStrategy
 from chorus_server.fairness import job_tokens
@@ -67,6 +68,10 @@ class _Work:
 
     tokens: int = 0
     shown: bool = False
+    started_s: float | None = None
+    outcome: Outcome = Outcome.CANCELLED
+    code: str = ""
+    finished: CallFinished | None = None
 
 
 class Dispatcher:
@@ -80,7 +85,10 @@ class Dispatcher:
         counters: Counters,
         clock: Clock,
         rules: DispatchRules,
+        tell: Callable[[RequestStarted | RequestEnded], None],
     ) -> None:
+        """`tell` hears which node works on what, from when until when."""
+        self._tell = tell
         self._registry = registry
         self._room = room
         self._counters = counters
@@ -146,6 +154,7 @@ class Dispatcher:
                 if self._suspects.check(call.model, call.generation) and not group.suspect and attempt < attempts:
                     # The same request has killed an engine while this one waited.
                     continue
+                self._begun(call, seat, work, attempt, began_s)
                 yield CallStarted(
                     node_id=seat.record.node_id,
                     node_name=seat.record.name,
@@ -161,10 +170,13 @@ class Dispatcher:
                         work.shown = True
                         if isinstance(event, CallOutput):
                             work.tokens += event.tokens
+                        else:
+                            work.outcome, work.finished = Outcome.FINISHED, event
                         yield event
                 return
             except ClusterError as error:
                 self._room.failed(seat, error)
+                work.outcome, work.code = Outcome.FAILED, error.code
                 if isinstance(error, EngineDied):
                     self._room.engine_died(seat, self._suspects)
                 unable = self._unable(error, seat, node_id)
@@ -172,10 +184,47 @@ class Dispatcher:
                     raise
                 log.info("request %s leaves node %s: %s", call.request_id, seat.record.name, error.message)
                 self._counters.retried()
+                work.outcome = Outcome.MOVED
                 excluded |= {seat.replica.incarnation, *unable}
                 lost = _Lost(error, self._clock.monotonic_s())
             finally:
                 seat.give_back(work.tokens)
+                self._ended(call, seat, work)
+
+    def _begun(self, call: Call, seat: Seat, work: _Work, attempt: int, began_s: float) -> None:
+        work.started_s = self._clock.monotonic_s()
+        self._tell(
+            RequestStarted(
+                request_id=call.request_id,
+                user=call.user,
+                model=call.model,
+                priority=call.priority,
+                node_id=seat.record.node_id,
+                node_name=seat.record.name,
+                attempt=attempt,
+                queued_s=work.started_s - began_s,
+            )
+        )
+
+    def _ended(self, call: Call, seat: Seat, work: _Work) -> None:
+        if work.started_s is None:
+            return
+        finished = work.finished
+        self._tell(
+            RequestEnded(
+                request_id=call.request_id,
+                user=call.user,
+                model=call.model,
+                node_id=seat.record.node_id,
+                node_name=seat.record.name,
+                outcome=work.outcome,
+                code=work.code,
+                prompt_tokens=0 if finished is None else finished.usage.prompt_tokens,
+                completion_tokens=work.tokens if finished is None else finished.usage.completion_tokens,
+                seconds=self._clock.monotonic_s() - work.started_s,
+                decode_tokens_per_s=None if finished is None else finished.timings.decode_tokens_per_s,
+            )
+        )
 
     def _need(self, call: Call) -> Need:
         background = call.priority.is_background

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from chorus_proto.happenings import RequestEnded, RequestStarted
 from chorus_proto.ids import ModelName, NodeId
 from chorus_proto.transfers import Transfer
 from chorus_proto.values import Assignment, Node, NodeState, ReplicaReport
@@ -38,6 +39,29 @@ class ReplicaChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaProgressed:
+    """A replica is in the state that it was in; how far it has come, or its words, are new."""
+
+    node_id: NodeId
+    model: ModelName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CourtesyChanged:
+    """A node's owner wants more of the PC, or less again."""
+
+    node_id: NodeId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InventoryChanged:
+    """Other model files than before lie on a node's disk."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelAssigned:
     assignment: Assignment
 
@@ -60,7 +84,19 @@ class TransferChanged:
     transfer: Transfer
 
 
-Event: TypeAlias = NodeRegistered | NodeChanged | ReplicaChanged | ModelAssigned | LoadDemanded | TransferChanged
+Event: TypeAlias = (
+    NodeRegistered
+    | NodeChanged
+    | ReplicaChanged
+    | ReplicaProgressed
+    | CourtesyChanged
+    | InventoryChanged
+    | ModelAssigned
+    | LoadDemanded
+    | TransferChanged
+    | RequestStarted
+    | RequestEnded
+)
 Listener: TypeAlias = Callable[[Event], None]
 
 

@@ -68,6 +68,7 @@ RIGHTS: Mapping[str, frozenset[Scope] | Proof] = {
     f"{_SERVICE}RegisterBackend": _ADMINS,
     f"{_SERVICE}UnregisterBackend": _ADMINS,
     f"{_SERVICE}ListBackends": _ADMINS,
+    f"{_SERVICE}WatchEvents": frozenset({Scope.METRICS}),
 }
 """Method -> the scopes of which one is enough, or another proof. What is not here is refused."""
 
@@ -134,6 +135,12 @@ class KeyGuard(aio.ServerInterceptor):
         except ClusterError as error:
             log.info("refused %s: %s", handler_call_details.method, error.message)
             return _refusal(error)
+        if watch is not None and handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                _until_its_end(watch, cast("_Streaming", handler.unary_stream)),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
         if watch is None or handler.stream_stream is None:
             return handler  # a short call may outlive its key
         return grpc.stream_stream_rpc_method_handler(

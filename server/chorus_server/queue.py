@@ -30,7 +30,7 @@ from chorus_server.explain import explanation, refused_nodes
 from chorus_server.fairness import Debts
 from chorus_server.known_models import KnownModels
 from chorus_server.node_record import NodeRecord, ReplicaRecord
-from chorus_server.queue_shown import shown
+from chorus_server.queue_shown import counts, shown
 from chorus_server.registry import Registry
 from chorus_server.routing import Candidate, Need, Router
 from chorus_server.scheduler import QueueRules, Scheduler
@@ -79,6 +79,8 @@ class WaitingRoom:
         self._seats: dict[int, Seat] = {}
         self._suspects_on: Counter[int] = Counter()
         self._again: asyncio.TimerHandle | None = None
+        self.changes = 0
+        """How often somebody came, got a slot or left."""
 
     @property
     def waiting(self) -> int:
@@ -103,6 +105,7 @@ class WaitingRoom:
         group = ticket.group
         self._scheduler.enter(ticket)
         self._places.add(place)
+        self.changes += 1
         self._serve(group.model)
         if place.came.done():
             return place
@@ -141,9 +144,11 @@ class WaitingRoom:
         """The request no longer waits."""
         if self._places.pop(place.ticket) is not None:
             self._scheduler.leave(place.ticket)
+            self.changes += 1
 
     def given_back(self, seat: Seat, tokens: float, *, finished: bool) -> None:
         del self._seats[seat.ticket.number]
+        self.changes += 1
         if seat.ticket.group.suspect:
             self._suspects_on[seat.replica.incarnation] -= 1
             self._suspects_on += Counter()  # without those that are 0 now
@@ -348,6 +353,10 @@ class WaitingRoom:
         return shown(
             self._scheduler, self.standings, list(self._seats.values()), self._serving, self._clock.monotonic_s()
         )
+
+    def queue_counts(self) -> QueueState:
+        """How many wait and run, now, without their names."""
+        return counts(self._scheduler, self.standings, list(self._seats.values()), self._serving)
 
 
 def _candidate(record: NodeRecord, replica: ReplicaRecord, model: ModelName, now_s: float, weight: float) -> Candidate:

@@ -280,6 +280,11 @@ class Registry:
             mac_addresses=record.hello.mac_addresses,
         )
 
+    def replica_shown(self, record: NodeRecord, model: ModelName) -> Replica | None:
+        """One replica as a value; None when the node has none of that model."""
+        replica = record.replicas.get(model)
+        return None if replica is None else self._replica_shown(record, replica)
+
     @staticmethod
     def _replica_shown(record: NodeRecord, replica: ReplicaRecord) -> Replica:
         rates = record.rates.get(replica.report.model, Rates())

@@ -86,6 +86,8 @@ class CoordinatorSettings:
     health_interval_s: float = setting(
         30.0, "seconds between looks whether a backend is well", flag="--health-interval", minimum=0.1
     )
+    events_kept_s: float = setting(60.0, "what happened is kept so long for watchers who come back", minimum=1)
+    events_kept: int = setting(1_000, "events kept for them at most", minimum=10, maximum=100_000)
     drain_s: float = setting(30.0, "running requests may finish for this long at shutdown", minimum=0, maximum=600)
     agents_limit: int = setting(500, "agents that may be connected", minimum=1)
 

@@ -47,6 +47,8 @@ def test_every_third_party_import_is_a_dependency() -> None:
         "prometheus_client": "prometheus-client",
         "pynvml": "nvidia-ml-py",
         "quart_cors": "quart-cors",
+        "engineio": "python-engineio",
+        "socketio": "python-socketio",
         "tokenizers": "transformers",
         "uvloop": "uvicorn",
     }

@@ -588,3 +588,23 @@ def test_what_cannot_be_is_refused_by_name_and_changes_nothing(
         assert cluster.calls == []
 
     play(tmp_path, scenario)
+
+
+def test_a_delta_tells_where_it_stands_as_browsers_count(tmp_path: Path) -> None:
+    async def engine(call: Call) -> AsyncGenerator[Piece, None]:
+        for text in ("a𝄞", "é", "c"):
+            yield Delta(text)
+        yield Done(finish_reason="stop", prompt_tokens=1, completion_tokens=3)
+
+    async def scenario(client: httpx.AsyncClient, cluster: FakeCluster) -> None:
+        cluster.engine = engine
+        session = await made(client)
+        reply = await client.post(f"/chat/sessions/{session}/messages", json={"content": "x", "stream": True})
+        deltas = [
+            msgspec.json.decode(part.partition("data: ")[2], type=dict[str, object])
+            for part in reply.text.split("\n\n")
+            if part.startswith("event: delta")
+        ]
+        assert [(one["at"], one["text"]) for one in deltas] == [(0, "a𝄞"), (3, "é"), (4, "c")]
+
+    play(tmp_path, scenario)

@@ -17,6 +17,7 @@ from quart import Quart
 
 from chorus_http.app import create_app
 from chorus_http.chats.store import ChatStore
+from chorus_http.dashboard_files import PREFIX, dashboard
 from chorus_http.exchange import Exchange
 from chorus_http.gate import THIS_PC, WRONG_KEYS_PER_MINUTE, Gate
 from chorus_http.listen import HttpServer
@@ -103,6 +104,8 @@ def routes(app: Quart) -> Iterator[tuple[str, str]]:
 
 
 def path_of(rule: str) -> str:
+    if rule.startswith(PREFIX):
+        return f"{PREFIX}/{dashboard().build}/shell/main.js"
     return re.sub(r"<[^>]+>", "x", rule)
 
 
@@ -115,13 +118,9 @@ def test_every_route_has_its_right_and_no_right_is_left_without_its_route(chats:
     assert set(RIGHTS) - there == set(), "rights.py names routes that are gone"
 
 
-def test_only_probes_and_a_page_of_fixed_text_are_public() -> None:
-    assert {route for route, right in RIGHTS.items() if right is None} == {
-        "GET /health",
-        "GET /readyz",
-        "GET /docs",
-        "GET /join/ca",
-    }
+def test_only_probes_and_pages_of_fixed_text_are_public() -> None:
+    fixed = {"GET /", "GET /docs", "GET /join/ca", f"GET {PREFIX}/<build>/<path:name>"}
+    assert {route for route, right in RIGHTS.items() if right is None} == {"GET /health", "GET /readyz"} | fixed
 
 
 @pytest.mark.parametrize("tls", [False, True])

@@ -32,7 +32,7 @@ from tests.support.http_face import get, http_face, send_raw
 EXAMPLES = 8
 """Of each operation: the run is repeated with every build, each time with others."""
 WITHIN_S = 240.0
-ENDLESS = ("/models/sse", "/chat/events", "/chat/sessions/{session_id}/events")
+ENDLESS = ("/models/sse", "/events", "/chat/events", "/chat/sessions/{session_id}/events")
 
 
 def routes(tmp_path: Path) -> Iterator[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import TypeAlias
 
 from chorus_proto.backends import Backend, BackendHealth, BackendState, NewBackend, check_backend
+from chorus_proto.clock import SystemClock
 from chorus_proto.cluster import (
     Ask,
     AskEvent,
@@ -23,8 +25,10 @@ from chorus_proto.cluster import (
 )
 from chorus_proto.dialects.answers import renderer
 from chorus_proto.errors import ClusterError, InvalidApiKey, NotFound
+from chorus_proto.event_log import Batch, EventLog, Position
 from chorus_proto.explained import Explanation, RankedReplica, RefusedNode
 from chorus_proto.generation import Delta, Done, Generation, Piece
+from chorus_proto.happenings import Happening, HubEvent
 from chorus_proto.ids import ModelName, NodeId, RequestId
 from chorus_proto.keys import ApiKey, KeyClaim, MadeKey, NewKey, Scope, claim_of, key_text
 from chorus_proto.queue_state import QueueState, Standing
@@ -117,6 +121,8 @@ class FakeCluster:
         self.slot: asyncio.Event | None = None
         """When set, requests wait for it in the third place of twelve."""
         self.shown_queue = QueueState(limit=1000)
+        self.happened: EventLog[HubEvent] = EventLog(SystemClock(), epoch=7, keep_s=60, keep_events=1000)
+        self.watch_error: ClusterError | None = None
         self.keys: dict[KeyClaim, ApiKey] = {}
         self.key_checks = 0
         self.registered: dict[str, tuple[NewBackend, Backend]] = {}
@@ -186,6 +192,20 @@ class FakeCluster:
         if self.state_error is not None:
             raise self.state_error
         return self.shown_queue
+
+    def happen(self, *whats: Happening) -> None:
+        """Tell those who watch."""
+        for what in whats:
+            self.happened.add(HubEvent(self.happened.position.id + 1, 1_763_000_000.0, what))
+
+    async def watch(self, after: Position | None = None) -> AsyncGenerator[Batch[HubEvent]]:
+        if self.watch_error is not None:
+            raise self.watch_error
+        async with aclosing(self.happened.follow(after)) as batches:
+            async for batch in batches:
+                if self.watch_error is not None:
+                    raise self.watch_error
+                yield batch
 
     async def explain(self, call: Call) -> Explanation:
         self.calls.append(call)

@@ -42,7 +42,9 @@ from chorus_proto.errors import (
     RateLimitExceeded,
     Unsupported,
 )
+from chorus_proto.event_log import Position
 from chorus_proto.generation import Generation
+from chorus_proto.happenings import HubEvent, RequestEnded, RequestStarted
 from chorus_proto.ids import ModelName, new_request_id
 from chorus_proto.keys import NewKey, Scope, claim_of
 from chorus_proto.queue_state import QueueState
@@ -596,5 +598,28 @@ def test_a_request_counts_towards_the_quota_of_its_key(play: Callable[..., None]
         assert (await cluster.list_keys())[0].tokens_today >= 1
         with pytest.raises(RateLimitExceeded):
             [event async for event in cluster.submit(replace(call, request_id=new_request_id()))]
+
+    play(scenario, "attic")
+
+
+def test_what_happens_is_told_in_order_and_from_where_a_watcher_was(play: Callable[..., None]) -> None:
+    async def scenario(cluster: Cluster, small: SmallCluster) -> None:
+        async with aclosing(cluster.watch()) as batches:
+            began = (await anext(batches)).position
+            assert [event async for event in cluster.submit(call_for("hello"))]
+            seen: list[HubEvent] = []
+            while not any(isinstance(event.what, RequestEnded) for event in seen):
+                seen += (await anext(batches)).events
+        assert [event.id for event in seen] == list(range(began.id + 1, began.id + 1 + len(seen)))
+        served = [event.what for event in seen if isinstance(event.what, RequestStarted | RequestEnded)]
+        assert [type(what) for what in served] == [RequestStarted, RequestEnded]
+        assert {what.node_name for what in served} == {"attic"}
+        async with aclosing(cluster.watch(began)) as batches:
+            again: list[HubEvent] = []
+            while len(again) < len(seen):
+                again += (await anext(batches)).events
+        assert again[: len(seen)] == seen
+        async with aclosing(cluster.watch(Position(began.epoch + 1, 1))) as batches:
+            assert (await anext(batches)).missed
 
     play(scenario, "attic")

@@ -10,7 +10,9 @@ from pathlib import Path
 import click
 
 from chorus_cli.address import checked_address
+from chorus_cli.announce import joining_at
 from chorus_cli.documents import documents_door
+from chorus_cli.hub_servers import HubServers
 from chorus_cli.options import effective, ready_file_option, settings_options
 from chorus_cli.process import first_of, logging_to, pid_file, run_until_stopped
 from chorus_cli.ready_file import ready_file
@@ -20,6 +22,7 @@ from chorus_cli.trust import learn_authority
 from chorus_http.app import create_app
 from chorus_http.chats.store import ChatStore
 from chorus_http.grpc_cluster import GrpcCluster
+from chorus_http.joining import Joining
 from chorus_http.listen import CannotListen, HttpServer, serving
 from chorus_http.response_store import ResponseStore
 from chorus_http.settings import HttpSettings
@@ -51,8 +54,10 @@ async def run(settings: HttpSettings, cli: CliSettings, ready: Path | None, stop
     """Raises SettingsError. A coordinator that is away is no reason to end: callers get 503 until it comes."""
     await _learn(cli)
     cluster = dialled(cli.coordinator, cli)
+    joining = joining_at(cli.coordinator, cli.coordinator.rpartition(":")[0])
+    servers = HubServers.in_folder(settings.state_dir)
     try:
-        async with listening(cluster, settings, SystemClock()) as server:
+        async with listening(cluster, settings, SystemClock(), joining=joining, servers=servers) as server:
             with pid_file(settings.state_dir, "http"), ready_file(ready) as told:
                 print(f"HTTP address {server.url} for the coordinator at {cli.coordinator}", flush=True)
                 if server.ollama_url is not None:
@@ -108,7 +113,14 @@ def asks_for_keys(settings: HttpSettings) -> bool:
 
 
 @asynccontextmanager
-async def listening(cluster: Cluster, settings: HttpSettings, clock: Clock) -> AsyncGenerator[HttpServer]:
+async def listening(
+    cluster: Cluster,
+    settings: HttpSettings,
+    clock: Clock,
+    *,
+    joining: Joining,
+    servers: HubServers,
+) -> AsyncGenerator[HttpServer]:
     """The HTTP address of `cluster` while the block runs. Raises SettingsError when it cannot be had."""
     keys = asks_for_keys(settings)
     encrypted = speaks_tls(settings)
@@ -127,6 +139,8 @@ async def listening(cluster: Cluster, settings: HttpSettings, clock: Clock) -> A
                     documents,
                     chats=chats,
                     responses=responses,
+                    servers=servers,
+                    joining=joining,
                     ca_pem=None if tls is None else tls.authority.pem,
                 ),
                 settings,

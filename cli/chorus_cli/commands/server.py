@@ -11,6 +11,7 @@ from typing import TypeVar
 import click
 import msgspec
 
+from chorus_cli.hub_servers import SERVERS_FILE
 from chorus_cli.options import FILE, effective, settings_options
 from chorus_cli.tables import duration, print_table
 from chorus_client.local_servers.config import ServersConfig, load
@@ -23,7 +24,6 @@ from chorus_proto.settings import SettingsError
 from chorus_server.console.text import size
 
 HEADINGS = ("NAME", "PORT", "STATUS", "MODEL")
-DEFAULT_FILE = "servers.json"
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class _Chosen:
     """What the group's options say: the file, and the folders that belong to it."""
 
     def __init__(self, config: Path | None, settings: AgentSettings) -> None:
-        self.file = config or settings.state_dir.expanduser() / DEFAULT_FILE
+        self.file = config or settings.state_dir.expanduser() / SERVERS_FILE
         self.settings = settings
         self.config: ServersConfig = load(self.file)
         self.servers = LocalServers(self.config, settings.state_dir, models_dirs=settings.models_dirs)
@@ -47,7 +47,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print all facts
 
 @click.group("server", no_args_is_help=True)
 @click.option(
-    "--config", type=FILE, metavar="FILE", help=f"JSON file of the servers. [default: STATE_DIR/{DEFAULT_FILE}]"
+    "--config", type=FILE, metavar="FILE", help=f"JSON file of the servers. [default: STATE_DIR/{SERVERS_FILE}]"
 )
 @settings_options(AgentSettings, only=("state_dir", "models_dirs"), config=False)
 @click.pass_context

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import click
 
-from chorus_cli.announce import Addresses, print_registrations, ready_lines
+from chorus_cli.announce import Addresses, joining_at, print_registrations, ready_lines
 from chorus_cli.backends import backend_nodes
 from chorus_cli.commands.coordinator import terminal
 from chorus_cli.commands.http import asks_for_keys, listening
+from chorus_cli.hub_servers import HubServers
 from chorus_cli.local_agent import LocalAgent
 from chorus_cli.opening import with_credentials
 from chorus_cli.options import as_flags, effective, ready_file_option, settings_options
@@ -45,6 +46,8 @@ class Plan:
     http: HttpSettings
     cli: CliSettings
     agent_arguments: tuple[str, ...]
+    servers: HubServers
+    """Of this PC, for the web page."""
 
 
 @click.command("up")
@@ -58,9 +61,15 @@ def command(config: Path | None, ready_file: Path | None, **flags: object) -> No
         http=effective(HttpSettings, "http", config=config, flags=flags, warn=False),
         cli=effective(CliSettings, "cli", config=config, flags=flags, warn=False),
         agent_arguments=agent_arguments(config, flags),
+        servers=hub_servers(effective(AgentSettings, "agent", config=config, flags=flags, warn=False)),
     )
     with logging_to(plan.coordinator.state_dir, "up", plan.cli.log_level):
         run_until_stopped(lambda stop: run(plan, ready_file, stop))
+
+
+def hub_servers(agent: AgentSettings) -> HubServers:
+    """The servers that this PC's agent would start, else those of `chorus server`."""
+    return HubServers.in_folder(agent.state_dir, file=agent.servers_file, models_dirs=agent.models_dirs)
 
 
 def agent_arguments(config: Path | None, flags: dict[str, object]) -> tuple[str, ...]:
@@ -81,7 +90,16 @@ async def run(plan: Plan, ready: Path | None, stop: asyncio.Event) -> None:
         agent = LocalAgent((f"--join={hub.grpc_address}", *plan.agent_arguments), clock)
         try:
             with pid_file(state_dir, "up"), ready_file(ready) as told:
-                async with listening(hub.coordinator, plan.http, clock) as server, models_ready(hub) as model:
+                async with (
+                    listening(
+                        hub.coordinator,
+                        plan.http,
+                        clock,
+                        joining=joining_at(hub.grpc_address, plan.coordinator.host),
+                        servers=plan.servers,
+                    ) as server,
+                    models_ready(hub) as model,
+                ):
                     at = Addresses(
                         host=plan.coordinator.host,
                         grpc=hub.grpc_address,

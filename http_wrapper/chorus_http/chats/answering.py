@@ -69,6 +69,8 @@ class _Running:
     began_s: float
     facts: AnswerFacts
     text: str = ""
+    text_units: int = 0
+    """Length of `text` as browsers count it: in UTF-16 code units."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     def shown(self) -> dict[str, object]:
@@ -78,6 +80,7 @@ class _Running:
             "model": self.facts.model,
             "node": self.facts.node,
             "content": self.text,
+            "sources": msgspec.to_builtins(self.facts.sources),
         }
 
 
@@ -120,7 +123,11 @@ class Answers:
     async def make(self, session: ChatSession, line: list[ChatMessage], wish: Wish) -> AsyncGenerator[ChatEvent, None]:
         """Answer the end of `line`: `STARTED`, `DELTA`s and a `LastEvent`. Raises ClusterError."""
         model, context_tokens = await self.model(session, wish)
-        line, sources = await with_passages(self._documents, line, wish, context_tokens=context_tokens)
+        try:
+            line, sources = await with_passages(self._documents, line, wish, context_tokens=context_tokens)
+        except ClusterError as error:
+            self._tell_failed(session, new_message_id(), error)
+            raise
         for refusals in range(REFUSALS_LIMIT + 1):
             sent = fitted(
                 line,
@@ -143,11 +150,11 @@ class Answers:
                 return
             except ContextLengthExceeded as error:
                 if running.text or refusals == REFUSALS_LIMIT or len(sent.messages) <= 1 + bool(session.system):
-                    self._tell_failed(session, running, error)
+                    self._tell_failed(session, running.message_id, error)
                     raise
                 log.info("request %s: the chat is too long for %s, and is shortened", wish.request_id, model)
             except ClusterError as error:
-                self._tell_failed(session, running, error)
+                self._tell_failed(session, running.message_id, error)
                 raise
 
     async def _run(
@@ -173,10 +180,7 @@ class Answers:
                             running.facts = msgspec.structs.replace(running.facts, node=piece.node)
                             event = ChatEvent(ChatEventKind.STARTED, self._started(running))
                         case Text():
-                            running.text += piece.text
-                            event = ChatEvent(
-                                ChatEventKind.DELTA, {"message_id": running.message_id, "text": piece.text}
-                            )
+                            event = ChatEvent(ChatEventKind.DELTA, self._more(running, piece.text))
                         case Said():
                             member = msgspec.to_builtins(piece.member)
                             event = ChatEvent(
@@ -209,10 +213,17 @@ class Answers:
         finally:
             del self._running[session.id]
 
+    def _more(self, running: _Running, text: str) -> dict[str, object]:
+        """Take `text` in. `at` tells who joins in which words its snapshot holds already."""
+        at = running.text_units
+        running.text += text
+        running.text_units += len(text.encode("utf-16-le", "surrogatepass")) // 2
+        return {"message_id": running.message_id, "at": at, "text": text}
+
     def _started(self, running: _Running) -> dict[str, object]:
         facts = running.facts
         trimmed = None if facts.trimmed is None else msgspec.to_builtins(facts.trimmed)
-        return {**running.shown(), "trimmed": trimmed, "sources": msgspec.to_builtins(facts.sources)}
+        return {**running.shown(), "trimmed": trimmed}
 
     def _ended(self, running: _Running, finish_reason: str, usage: Usage, *, error: str = "") -> None:
         running.facts = msgspec.structs.replace(
@@ -243,8 +254,8 @@ class Answers:
         self._events.tell_of(kept, ChatEvent(ChatEventKind.FINISHED, body))
         return LastEvent(ChatEventKind.FINISHED, body)
 
-    def _tell_failed(self, session: ChatSession, running: _Running, error: ClusterError) -> None:
-        body: dict[str, object] = {"message_id": running.message_id, "code": error.code, "message": error.message}
+    def _tell_failed(self, session: ChatSession, message_id: MessageId, error: ClusterError) -> None:
+        body: dict[str, object] = {"message_id": message_id, "code": error.code, "message": error.message}
         self._events.tell_of(session, ChatEvent(ChatEventKind.FAILED, body))
 
 

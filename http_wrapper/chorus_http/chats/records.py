@@ -88,8 +88,8 @@ class AnswerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     seconds: float = 0.0
     trimmed: Trimmed | None = None
     council: CouncilShown | None = None
-    sources: tuple[SourceShown, ...] = ()
-    """Where the question was put together with passages."""
+    sources: tuple[SourceShown, ...] | None = None
+    """None: no documents were asked for; empty: they hold nothing about the question."""
     wrong_citations: tuple[int, ...] = ()
     """Numbers that the answer names and that no passage had."""
 

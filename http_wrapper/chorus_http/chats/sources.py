@@ -22,13 +22,13 @@ PASSAGES_SHARE = 0.5
 
 async def with_passages(
     documents: ChatDocuments | None, line: list[ChatMessage], wish: Wish, *, context_tokens: int
-) -> tuple[list[ChatMessage], tuple[SourceShown, ...]]:
-    """`line` with its last question put together with passages, where the wish asks for them.
+) -> tuple[list[ChatMessage], tuple[SourceShown, ...] | None]:
+    """`line` with its last question put together with passages, and these; None where the wish asks for none.
 
     Raises Unsupported where there are no documents here, and what a search raises.
     """
     if wish.rag is None:
-        return line, ()
+        return line, None
     if documents is None:
         raise Unsupported("Documents need further packages on the server's PC: pip install 'chorus-llm[rag]'.")
     question = line[-1]

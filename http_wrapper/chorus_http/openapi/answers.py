@@ -295,6 +295,28 @@ class RouterProps(Answer):
     models_autoload: bool
 
 
+class TransferShown(Answer):
+    """A model on its way to a PC's disk. `share` 0-1 and `left_s` are null while the size is unknown."""
+
+    transfer_id: str
+    kind: str
+    state: str
+    model: str
+    node: str
+    done_bytes: int
+    total_bytes: int | None
+
+
+class Transfers(Answer):
+    transfers: list[TransferShown]
+
+
+class WakeSent(Answer):
+    node: str
+    packets: int
+    message: str
+
+
 class Queue(Answer):
     waiting: int
     running: int

@@ -8,15 +8,22 @@ from dataclasses import dataclass
 import msgspec
 
 from chorus_http.chats import bodies as chats
+from chorus_http.fits import Fits
+from chorus_http.joining import JoinAnswer
 from chorus_http.model_status import ModelStatus
 from chorus_http.openapi import answers
 from chorus_http.rag import bodies
 from chorus_http.routes.backends import RegisterRequest, UnregisterRequest
+from chorus_http.routes.dashboard import SessionAnswer
 from chorus_http.routes.execute import ClusterStatus
+from chorus_http.routes.fleet import TransferRequest
+from chorus_http.routes.keys import KeyList, KeyMade, KeyRequest, KeyRow
 from chorus_http.routes.llama_router import Done, RouterModels, RouterRequest
 from chorus_http.routes.model import LoadRequest, ModelList, OrderReply, UnloadRequest
 from chorus_http.routes.ollama import ShowRequest
 from chorus_http.routes.ollama_models import CopyRequest, NamedRequest, PullRequest
+from chorus_http.routes.servers import DefaultRequest, StartRequest, StopAnswer
+from chorus_http.servers_door import ServerList, StartAnswer
 from chorus_http.tasks import TaskResult
 from chorus_proto.dialects import (
     anthropic_request,
@@ -38,6 +45,9 @@ TEXT = "text/plain"
 MARKDOWN = "text/markdown"
 PEM = "application/x-pem-file"
 HTML = "text/html"
+SCRIPT = "text/javascript"
+STYLE = "text/css"
+SVG = "image/svg+xml"
 NOTHING = ""
 """An answer without a body."""
 
@@ -81,6 +91,10 @@ REQUESTS: Mapping[str, Kind] = {
     "ImportRequest": chats.ImportBody,
     "RegisterRequest": RegisterRequest,
     "UnregisterRequest": UnregisterRequest,
+    "TransferRequest": TransferRequest,
+    "KeyRequest": KeyRequest,
+    "StartRequest": StartRequest,
+    "DefaultRequest": DefaultRequest,
 }
 """What checks a request, by its name in the document. Fields beyond these are refused."""
 
@@ -173,7 +187,22 @@ def _chat(
 
 
 OPERATIONS: Mapping[str, Told] = {
-    "GET /": Told(summary="What this is, and its routes", tag="Cluster", answer=(answers.Description,), also=(TEXT,)),
+    "GET /": Told(
+        summary="What this is, and its routes; for a browser the web page",
+        tag="Cluster",
+        answer=(answers.Description,),
+        also=(TEXT, HTML),
+    ),
+    "GET /ui/<build>/<path:name>": Told(
+        summary="A file of the web page", tag="Web page", also=(SCRIPT, STYLE, SVG, TEXT)
+    ),
+    "GET /session": Told(summary="Who this browser is to the server", tag="Web page", answer=(SessionAnswer,)),
+    "POST /session": Told(
+        summary="Begin a session of a browser with the key in the Authorization header",
+        tag="Web page",
+        answer=(SessionAnswer,),
+    ),
+    "DELETE /session": Told(summary="End it", tag="Web page", status=204, also=(NOTHING,)),
     "GET /health": Told(summary="Is this process alive", tag="Cluster", answer=(answers.HealthAnswer,)),
     "GET /readyz": Told(
         summary="Can a model answer; 503 with the reason when none can",
@@ -204,6 +233,7 @@ OPERATIONS: Mapping[str, Told] = {
         summary="Health, model states, queue depths and metrics", tag="Cluster", answer=(ClusterStatus,)
     ),
     "GET /queue/status": Told(summary="Who waits and who runs", tag="Cluster", answer=(answers.Queue,)),
+    "GET /events": Told(summary="What happens, as it happens; see docs/live.md", tag="Cluster", also=(EVENTS,)),
     "POST /route/explain": Told(
         summary="Where this request would go, and why",
         tag="Cluster",
@@ -360,6 +390,50 @@ OPERATIONS: Mapping[str, Told] = {
         answer=(OrderReply,),
         status=202,
         refused=answers.OllamaError,
+    ),
+    "GET /models/fit": Told(
+        summary="The memory of every model, and on which PCs it fits",
+        tag="Models",
+        answer=(Fits,),
+        query=(("context_tokens", "integer"), ("slots", "integer")),
+    ),
+    "GET /transfers": Told(summary="Models on their way to PCs", tag="Models", answer=(answers.Transfers,)),
+    "POST /transfers": Told(
+        summary="Begin to bring a model onto a PC's disk, from another PC or from the network",
+        tag="Models",
+        request=("TransferRequest",),
+        answer=(answers.TransferShown,),
+        status=202,
+    ),
+    "DELETE /transfers/<transfer_id>": Told(
+        summary="Stop one; what came stays for another try", tag="Models", answer=(answers.TransferShown,)
+    ),
+    "POST /nodes/<node>/wake": Told(
+        summary="Send a sleeping PC a wake-on-LAN packet", tag="Cluster", answer=(answers.WakeSent,)
+    ),
+    "GET /join": Told(summary="How another PC joins", tag="Cluster", answer=(JoinAnswer,)),
+    "GET /keys": Told(summary="Every API key, without its secret", tag="Keys", answer=(KeyList,)),
+    "POST /keys": Told(
+        summary="Make an API key; its secret is told this once",
+        tag="Keys",
+        request=("KeyRequest",),
+        answer=(KeyMade,),
+        status=201,
+    ),
+    "DELETE /keys/<key>": Told(
+        summary="Revoke a key, by id or name, and end what runs for it", tag="Keys", answer=(KeyRow,)
+    ),
+    "GET /servers": Told(summary="The local servers of the hub's PC", tag="Servers", answer=(ServerList,)),
+    "POST /servers/<name>/start": Told(
+        summary="Start one; without `force` not where somebody should decide first",
+        tag="Servers",
+        request=("StartRequest",),
+        body_optional=True,
+        answer=(StartAnswer,),
+    ),
+    "POST /servers/<name>/stop": Told(summary="Stop one that Chorus started", tag="Servers", answer=(StopAnswer,)),
+    "PUT /servers/default": Told(
+        summary="Make one the default", tag="Servers", request=("DefaultRequest",), answer=(ServerList,)
     ),
     "GET /models": Told(summary="Every model and whether it is loaded", tag="llama.cpp", answer=(RouterModels,)),
     "POST /models": Told(

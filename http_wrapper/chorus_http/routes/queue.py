@@ -71,7 +71,13 @@ def _waiting(one: Waiting) -> dict[str, object]:
 
 
 def _standing(standing: Standing) -> dict[str, object]:
-    return {"position": standing.position, "of": standing.of, "expected_wait_s": standing.expected_wait_s}
+    return {
+        "position": standing.position,
+        "of": standing.of,
+        "expected_wait_s": standing.expected_wait_s,
+        "going_on": standing.going_on,
+        "load_left_s": standing.load_left_s,
+    }
 
 
 def _running(one: Running) -> dict[str, object]:

@@ -11,11 +11,13 @@ from quart import Blueprint, Response, current_app, request
 import chorus_proto
 from chorus_http.listen import OLLAMA_PORT
 from chorus_http.metrics import HttpMetrics
+from chorus_http.nodes_shown import node_shown
 from chorus_http.replies import json_reply
+from chorus_http.routes.dashboard import dashboard_page
 from chorus_http.state import StateReader, alive_nodes, ready_models
 from chorus_proto.cluster import Cluster
 from chorus_proto.errors import ClusterError, CoordinatorUnavailable
-from chorus_proto.values import ALL_OURS, Assignment, Node, Replica
+from chorus_proto.values import Assignment
 
 _REASSIGN_WITHIN_S = 30.0
 _METRICS_WITHIN_S = 2.0
@@ -24,7 +26,7 @@ OLLAMA_IS_RUNNING = "Ollama is running"
 """What Ollama says at `/`, and what its clients look for in the answer."""
 
 _ENDPOINTS = {
-    "GET /": "this description",
+    "GET /": "this description; for a browser the web page",
     "GET /health": "is this process alive, and how many PCs and models serve",
     "GET /status": "every PC with its score, its model and its load",
     "GET /readyz": "200 once a model can answer, else 503 with the reason",
@@ -49,6 +51,8 @@ def status_routes(cluster: Cluster, states: StateReader, metrics: HttpMetrics) -
         _, port = cast("dict[str, tuple[str, int]]", request.scope)["server"]
         if port == cast("dict[str, object]", current_app.config).get(OLLAMA_PORT):
             return Response(OLLAMA_IS_RUNNING, content_type="text/plain; charset=utf-8")
+        if request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html":
+            return dashboard_page()
         return json_reply(
             {
                 "name": "Chorus",
@@ -99,7 +103,7 @@ def status_routes(cluster: Cluster, states: StateReader, metrics: HttpMetrics) -
                     "failed_total": state.failed_total,
                     "cancelled_total": state.cancelled_total,
                 },
-                "clients": [_client(node) for node in state.nodes],
+                "clients": [node_shown(node) for node in state.nodes],
             }
         )
 
@@ -157,48 +161,4 @@ def _assignment(assignment: Assignment) -> dict[str, object]:
         "model": assignment.model,
         "previous_model": assignment.previous_model,
         "reason": assignment.reason,
-    }
-
-
-def _client(node: Node) -> dict[str, object]:
-    return {
-        "client_id": node.client_id,
-        "node_id": node.node_id,
-        "name": node.name,
-        "address": node.address,
-        "state": node.state,
-        "performance_score": node.score.score,
-        "limited_by": node.score.limited_by,
-        "assigned_model": node.assigned_model,
-        "assignment_reason": node.assignment_reason,
-        "models": [model.name for model in node.models],
-        "replicas": [_replica(replica) for replica in node.replicas],
-        "running": node.running,
-        "tokens_total": node.tokens_total,
-        "heartbeat_age_s": node.heartbeat_age_s,
-        "uptime_s": node.uptime_s,
-        "cpu_percent": node.cpu_percent,
-        "ram_available_bytes": node.ram_available_bytes,
-        "courtesy": None if node.courtesy == ALL_OURS else node.courtesy,
-        "mac_addresses": node.mac_addresses,
-        "version": node.version,
-        "hardware": node.hardware,
-    }
-
-
-def _replica(replica: Replica) -> dict[str, object]:
-    report = replica.report
-    return {
-        "model": report.model,
-        "state": report.state,
-        "engine": report.engine,
-        "slots": report.slots,
-        "slots_busy": replica.slots_busy,
-        "context_tokens": report.context_tokens,
-        "resident_bytes": report.resident_bytes,
-        "progress": report.progress,
-        "detail": report.detail,
-        "degraded": report.degraded,
-        "decode_tokens_per_s": replica.decode_tokens_per_s,
-        "prefill_tokens_per_s": replica.prefill_tokens_per_s,
     }

@@ -1,0 +1,80 @@
+"""How another PC comes in: one command for each system, and the page that tells it as a QR code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import segno
+
+from chorus_proto.exposure import is_loopback
+
+_BORDER = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joining:
+    """`address`: HOST:PORT of the coordinator as other PCs dial it. `lan_host`: this PC's address for them. `open`:
+    False while only this PC itself is listened to."""
+
+    address: str
+    lan_host: str
+    open: bool
+    opening: str = ""
+    """What its owner must do to open it, while it is not."""
+
+
+class SystemCommand(msgspec.Struct, frozen=True, kw_only=True):
+    system: str
+    lines: tuple[str, ...]
+
+
+class QrCode(msgspec.Struct, frozen=True, kw_only=True):
+    """An SVG path of unit squares in a view of `size` by `size`."""
+
+    text: str
+    size: int
+    path: str
+
+
+class JoinAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    open: bool
+    opening: str
+    address: str
+    commands: tuple[SystemCommand, ...]
+    page: QrCode
+
+
+def join_answer(joining: Joining, *, scheme: str, host: str) -> JoinAnswer:
+    """`scheme` and `host` (HOST:PORT) are those of the web page as its reader sees it."""
+    unix = f"./start.sh agent --join {joining.address}"
+    return JoinAnswer(
+        open=joining.open,
+        opening=joining.opening,
+        address=joining.address,
+        commands=(
+            SystemCommand(system="Linux", lines=(unix,)),
+            SystemCommand(system="macOS", lines=(unix,)),
+            SystemCommand(system="Windows", lines=(f"start_server.bat agent --join {joining.address}",)),
+            SystemCommand(system="Installed", lines=(f"chorus agent --join {joining.address}",)),
+        ),
+        page=qr_code(f"{scheme}://{_seen_from_elsewhere(host, joining.lan_host)}/#/join"),
+    )
+
+
+def _seen_from_elsewhere(host: str, lan_host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    if not colon or host.endswith("]"):
+        name, port = host, ""
+    if not is_loopback(name.strip("[]")):
+        return host
+    return f"{lan_host}:{port}" if port else lan_host
+
+
+def qr_code(text: str) -> QrCode:
+    """With the quiet zone that readers need."""
+    rows = [bytes(row) for row in segno.make(text, error="m").matrix_iter(border=_BORDER)]
+    path = "".join(
+        f"M{column} {row}h1v1h-1z" for row, line in enumerate(rows) for column, dark in enumerate(line) if dark
+    )
+    return QrCode(text=text, size=len(rows), path=path)
