@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -49,6 +49,7 @@ from bench.gateways import (
 )
 from bench.kept_alive import lateness_ms
 
+PARTS = ("requests", "burst", "pacing", "cluster")
 QUIET_STREAMS = 4
 MANY_STREAMS = 100
 HEADROOM_MS = 10.0
@@ -95,6 +96,10 @@ async def cpu(report: Report, quick: bool) -> None:
         report.ratio("CPU per request", figures, PLAIN, "<= 1/6 = 0.167")
         report.ratio("CPU per request", figures, NGINX, "<= 15")
         report.ratio("CPU per request", figures, SGLANG, "<= 3")
+
+
+async def bursts(report: Report, quick: bool) -> None:
+    rounds, seconds = (1, 1.0) if quick else (3, 2.0)
     told = await report.spent("Burst, 16 streams", rounds, lambda one: burst(one, streams=16, seconds=seconds))
     for words, figures in (
         ("chunks per core second", {name: one.per_core_s for name, one in told.items()}),
@@ -138,11 +143,15 @@ async def first_tokens(report: Report, engine_url: str, quick: bool) -> None:
         )
 
 
-async def compared(gateways: Sequence[Gateway], engine_url: str, quick: bool) -> None:
+async def compared(gateways: Sequence[Gateway], engine_url: str, parts: Collection[str], quick: bool) -> None:
     report = Report(gateways)
-    await first_tokens(report, engine_url, quick)
-    await cpu(report, quick)
-    await pacing(report, engine_url, quick)
+    if "requests" in parts:
+        await first_tokens(report, engine_url, quick)
+        await cpu(report, quick)
+    if "burst" in parts:
+        await bursts(report, quick)
+    if "pacing" in parts:
+        await pacing(report, engine_url, quick)
 
 
 def main() -> None:
@@ -150,14 +159,14 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, required=True, help="folder of the peers, to be thrown away afterwards")
     parser.add_argument("--install", action="store_true", help="put them there first")
     parser.add_argument("--only", nargs="*", default=[CHORUS, CHORUS_BACKEND, *PEERS], help="gateways to compare")
-    parser.add_argument("--part", choices=("gateways", "cluster"), help="only this half")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--quick", action="store_true", help="a fifth of the load, to see that it runs")
     told = parser.parse_args()
     if told.install:
         install(told.peers)
     pin_this_process()
     with tempfile.TemporaryDirectory() as base, ExitStack() as running:
-        if told.part != "cluster":
+        if set(told.parts) - {"cluster"}:
             engine_url = running.enter_context(engine())
             gateways: list[Gateway] = []
             for number, name in enumerate(told.only):
@@ -168,9 +177,9 @@ def main() -> None:
                 except NotThere as error:
                     print(f"{name} is left out: {error}")
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(compared(gateways, engine_url, told.quick))
+                runner.run(compared(gateways, engine_url, told.parts, told.quick))
         running.pop_all().close()
-        if told.part != "gateways":
+        if "cluster" in told.parts:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 for number, part in enumerate((frozen_half, embedding_fan_out)):
                     folder = Path(base) / f"cluster{number}"

@@ -15,7 +15,7 @@ from bench.mock_engine import MODEL
 
 SHORT_TOKENS = 16
 PACE = 50
-BURST_TOKENS = 2_000
+BURST_TOKENS = 500
 
 
 @dataclass(frozen=True, slots=True)
