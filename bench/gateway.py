@@ -110,7 +110,7 @@ async def bursts(report: Report, quick: bool) -> None:
 
 
 async def pacing(report: Report, engine_url: str, quick: bool) -> None:
-    rounds, tokens = (1, 50) if quick else (6, 100)
+    rounds, tokens = (1, 50) if quick else (4, 200)
     for streams, target in ((QUIET_STREAMS, "<= 5 ms"), (MANY_STREAMS, "< 20 ms")):
         late: dict[str, list[tuple[float, float]]] = {one.name: [] for one in report.gateways}
 
