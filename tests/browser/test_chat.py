@@ -317,6 +317,26 @@ def test_an_answer_goes_on_while_another_chat_is_looked_at(chat: Browser, lan: P
     assert len(chat.all(".message")) == 2
 
 
+def test_a_long_answer_is_followed_until_one_scrolls_back(chat: Browser, lan: PlayedLan) -> None:
+    at_end = (
+        "const s = document.querySelector('.talk-scroll'); return s.scrollHeight - s.scrollTop - s.clientHeight < 5"
+    )
+    chat.script("arguments[0].value = 'many words '.repeat(900)", chat.one(FIELD))
+    ask(chat, "to read")
+    answered(chat, "many words")
+    assert chat.script("const s = document.querySelector('.talk-scroll'); return s.scrollHeight > 2 * s.clientHeight")
+    chat.until(lambda: chat.script(at_end), "the end is in sight")
+    chat.script("document.querySelector('.talk-scroll').scrollTop = 0")
+    chat.one(".newest:not([hidden])")
+    session = chat.driver.current_url.partition("id=")[2]
+    said = http(f"{lan.url}/chat/sessions/{session}/messages", {"content": "from elsewhere"})
+    assert said.status == 200
+    chat.until(lambda: len(chat.all(".message")) == 4, "what another tab asked")
+    assert chat.script("return document.querySelector('.talk-scroll').scrollTop") == 0
+    chat.click(".newest")
+    chat.until(lambda: chat.script(at_end), "the end is in sight again")
+
+
 def test_settings_reach_the_model(chat: Browser, lan: PlayedLan) -> None:
     chat.click(".menu-box > button")
     chat.click("[role=menuitem]:nth-child(1)")

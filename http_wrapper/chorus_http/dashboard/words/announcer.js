@@ -23,9 +23,14 @@ export class Announcer {
     this.#tell(`${who} is answering.`);
   }
 
+  /** It is time to say how the answer goes on. */
+  get isDue() {
+    return performance.now() >= this.#nextMs;
+  }
+
   /** The answer so far. */
   grow(text) {
-    if (performance.now() < this.#nextMs) return;
+    if (!this.isDue) return;
     const end = lastSentence(text, this.#said);
     if (end <= this.#said) return;
     this.#tell(text.slice(this.#said, end));

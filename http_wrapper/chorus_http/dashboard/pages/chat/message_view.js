@@ -15,6 +15,7 @@ import { citationMarks, sourcesView } from "./sources_view.js";
 export class MessageView {
   #act;
   #message = null;
+  #flags = "";
   #prose = null;
   #thought = null;
   #sources = "";
@@ -45,6 +46,9 @@ export class MessageView {
 
   /** Write the message into the page. `growing`: it is being made; `busy`: some answer in this chat is. */
   update(message, { growing = false, busy = false, pending = false } = {}) {
+    const flags = `${growing} ${busy} ${pending}`;
+    if (!growing && message === this.#message && flags === this.#flags) return;
+    this.#flags = flags;
     this.element.classList.toggle("pending", pending);
     this.element.setAttribute("aria-busy", String(growing));
     if (message.role === "user") this.#updateMine(message);

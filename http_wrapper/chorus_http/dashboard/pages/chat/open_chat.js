@@ -22,7 +22,7 @@ export class OpenChat {
   pending = null;
 
   /**
-   * `id` null: it comes to be with its first question. `listener`: `changed()` when there is something else to show,
+   * `id` null: it comes to be with its first question. `listener`: `changed(kind)` when there is something else to show,
    * `told(kind, body)` for each event, `begun(id)` when it has its place on the server, `gone(why)` when it has none.
    */
   constructor(ctx, id, listener) {
@@ -57,7 +57,7 @@ export class OpenChat {
           if (kind === "message") this.pending = null;
           this.#listener.told(kind, body);
           if (this.conversation.deleted) this.#listener.gone("This chat was deleted.");
-          this.#changed();
+          this.#changed(kind);
           if (again) await this.#read();
           if (kind === "snapshot") resolve();
         },
@@ -137,8 +137,8 @@ export class OpenChat {
     return this.#left.signal.aborted;
   }
 
-  #changed() {
-    if (!this.#gone) this.#listener.changed();
+  #changed(kind = "") {
+    if (!this.#gone) this.#listener.changed(kind);
   }
 
   #fail(error) {

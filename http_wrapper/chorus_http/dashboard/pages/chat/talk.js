@@ -23,6 +23,9 @@ export class Talk {
   #announcer = new Announcer();
   #announced = "";
   #revision = 0;
+  #frame = 0;
+  /** The person is at the end and is kept there; who scrolled back reads in peace. */
+  #follows = true;
 
   /** `opened(id)`: the chat got its place on the server, or lost it (null). */
   constructor(ctx, { choice, documents, opened }) {
@@ -63,13 +66,28 @@ export class Talk {
       el("div", { class: "ask-bar" }, this.newest, this.composer.element),
       this.#announcer.element,
     );
-    this.scroller.addEventListener("scroll", () => this.#showNewest(), { passive: true });
+    this.scroller.addEventListener(
+      "scroll",
+      () => {
+        this.#follows = this.#atEnd();
+        this.#showNewest();
+      },
+      { passive: true },
+    );
+    // Words are drawn a frame after they were told, so it is the growth that is followed.
+    const growth = new ResizeObserver(() => {
+      if (this.#follows && this.#chat.busy) this.#toEnd();
+      this.#showNewest();
+    });
+    growth.observe(this.messages);
+    ctx.signal.addEventListener("abort", () => growth.disconnect());
   }
 
   /** Show a chat; null is a new one that begins with its first question. */
   async open(id, { message = null } = {}) {
     const chat = new OpenChat(this.#ctx, id, {
-      changed: () => this.#draw(),
+      // Words come faster than a screen shows them.
+      changed: (kind) => (kind === "delta" ? this.#drawSoon() : this.#draw()),
       told: (kind, body) => this.#tell(kind, body),
       begun: (begun) => this.#opened(begun),
       gone: (why) => this.#leave(why),
@@ -137,7 +155,13 @@ export class Talk {
 
   // What is shown -------------------------------------------------------------------------------------------------
 
+  #drawSoon() {
+    this.#frame ||= requestAnimationFrame(() => this.#draw());
+  }
+
   #draw() {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = 0;
     const { busy, conversation, id } = this.#chat;
     const title = conversation.session?.title ?? "New chat";
     if (conversation.session && conversation.session.revision !== this.#revision) {
@@ -148,11 +172,10 @@ export class Talk {
     this.#ctx.setTitle(title);
     this.#drawMenu();
     this.composer.busy(busy);
-    const follows = this.#atEnd();
     this.#drawMessages(busy);
     this.welcome.hidden = this.messages.childElementCount > 0 || id !== null;
     this.#drawProblem(busy);
-    if (follows) this.#toEnd();
+    if (this.#follows) this.#toEnd();
     this.#showNewest();
   }
 
@@ -223,7 +246,9 @@ export class Talk {
       this.#announcer.begin(this.#choice.name);
     }
     const { running } = this.#chat.conversation;
-    if (kind === "delta" && running) this.#announcer.grow(split(running.content, { ended: false }).answer);
+    if (kind === "delta" && running && this.#announcer.isDue) {
+      this.#announcer.grow(split(running.content, { ended: false }).answer);
+    }
     if (kind === "finished" && body.message.id === this.#announced) {
       this.#announcer.end(split(body.message.content).answer);
     }
@@ -245,6 +270,7 @@ export class Talk {
   }
 
   #toEnd() {
+    this.#follows = true;
     this.scroller.scrollTop = this.scroller.scrollHeight;
   }
 
