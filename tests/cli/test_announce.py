@@ -5,7 +5,7 @@ import json
 import shlex
 
 from chorus_cli.address import join_address, lan_address
-from chorus_cli.announce import Addresses, join_lines, ready_lines, sample_curl
+from chorus_cli.announce import Addresses, join_lines, joining_at, ready_lines, sample_curl
 from chorus_proto.values import ClusterState
 
 CLOSED = Addresses(host="127.0.0.1", grpc="127.0.0.1:50051", http="http://127.0.0.1:5001")
@@ -48,3 +48,14 @@ def test_a_hub_that_asks_for_keys_says_how_to_make_one_and_shows_where_it_goes()
     locked = "\n".join(ready_lines("1", state, "demo-tiny", dataclasses.replace(CLOSED, keys=True)))
     assert "chorus keys create" in locked and "Authorization: Bearer KEY" in locked
     assert "keys create" not in "\n".join(ready_lines("1", state, "demo-tiny", CLOSED))
+
+
+def test_the_web_page_is_told_how_pcs_join_and_what_opens_a_hub_that_is_closed() -> None:
+    closed = joining_at("127.0.0.1:50051", "127.0.0.1")
+    assert not closed.open
+    assert closed.address == f"{closed.lan_host}:50051"
+    assert closed.opening == "./start.sh --host 0.0.0.0 --insecure --grpc-port 50051"
+    opened = joining_at("0.0.0.0:50051", "0.0.0.0")
+    assert (opened.open, opened.address, opened.opening) == (True, f"{opened.lan_host}:50051", "")
+    named = joining_at("hub.local:7000", "hub.local")
+    assert (named.open, named.address) == (True, "hub.local:7000")
