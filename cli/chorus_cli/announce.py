@@ -79,13 +79,16 @@ def print_registrations(events: Events) -> Callable[[], None]:
     return events.subscribe(tell)
 
 
-def joining_at(grpc: str, host: str) -> Joining:
-    """How other PCs reach the coordinator at `grpc`, which is bound to `host`; for the web page of this PC."""
+def joining_at(grpc: str, host: str, *, tokens: bool) -> Joining:
+    """How other PCs reach the coordinator at `grpc`, which is bound to `host`; for the web page of this PC.
+
+    `tokens`: it lets in only PCs that show one.
+    """
     lan = lan_address()
     if not is_loopback(host):
-        return Joining(address=join_address(host, grpc), lan_host=lan, open=True)
+        return Joining(address=join_address(host, grpc), lan_host=lan, open=True, tokens=tokens)
     port = grpc.rpartition(":")[2]
-    opening = f"./start.sh --host 0.0.0.0 --insecure --grpc-port {port}"
+    opening = f"./start.sh --host 0.0.0.0 --grpc-port {port}"
     return Joining(address=f"{lan}:{port}", lan_host=lan, open=False, opening=opening)
 
 

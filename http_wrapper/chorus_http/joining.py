@@ -22,6 +22,8 @@ class Joining:
     open: bool
     opening: str = ""
     """What its owner must do to open it, while it is not."""
+    tokens: bool = False
+    """Only PCs that show a token may join."""
 
 
 class SystemCommand(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,22 +43,28 @@ class JoinAnswer(msgspec.Struct, frozen=True, kw_only=True):
     open: bool
     opening: str
     address: str
+    token_command: str
+    """Makes a token, on the coordinator's PC; empty where none is asked for."""
     commands: tuple[SystemCommand, ...]
     page: QrCode
 
 
 def join_answer(joining: Joining, *, scheme: str, host: str) -> JoinAnswer:
     """`scheme` and `host` (HOST:PORT) are those of the web page as its reader sees it."""
-    unix = f"./start.sh agent --join {joining.address}"
+    words = f"agent --join {joining.address}"
+    # By the pipe: other users of that PC see command lines.
+    shown, words = ("echo TOKEN | ", f"{words} --join-token-file -") if joining.tokens else ("", words)
+    unix = f"{shown}./start.sh {words}"
     return JoinAnswer(
         open=joining.open,
         opening=joining.opening,
         address=joining.address,
+        token_command="chorus join-token create" if joining.tokens else "",
         commands=(
             SystemCommand(system="Linux", lines=(unix,)),
             SystemCommand(system="macOS", lines=(unix,)),
-            SystemCommand(system="Windows", lines=(f"start_server.bat agent --join {joining.address}",)),
-            SystemCommand(system="Installed", lines=(f"chorus agent --join {joining.address}",)),
+            SystemCommand(system="Windows", lines=(f"{shown}start_server.bat {words}",)),
+            SystemCommand(system="Installed", lines=(f"{shown}chorus {words}",)),
         ),
         page=qr_code(f"{scheme}://{_seen_from_elsewhere(host, joining.lan_host)}/#/join"),
     )

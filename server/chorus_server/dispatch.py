@@ -1,4 +1,8 @@
-"""One request from its acceptance to its end: wait for a slot, run it there, move on if the node is lost in time."""
+"""One request from its acceptance to its end: wait for a slot, run it there, move on if the node is lost in time.
+
+Longer than others, because the attempt, its refusals and what it gives back on each way out are one path, and a slot is
+lost wherever that path is cut in two.
+"""
 
 from __future__ import annotations
 

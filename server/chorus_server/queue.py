@@ -2,6 +2,9 @@
 
 `Scheduler` decides who gets which slot. Who waits for a model that no node serves makes `Demand` load it, and is
 refused at once when no node can.
+
+Longer than others, because whoever enters, is served, leaves or loses a node changes the same few tables, and between
+two of those changes nothing may be seen half done.
 """
 
 from __future__ import annotations

@@ -51,11 +51,12 @@ def test_a_hub_that_asks_for_keys_says_how_to_make_one_and_shows_where_it_goes()
 
 
 def test_the_web_page_is_told_how_pcs_join_and_what_opens_a_hub_that_is_closed() -> None:
-    closed = joining_at("127.0.0.1:50051", "127.0.0.1")
+    closed = joining_at("127.0.0.1:50051", "127.0.0.1", tokens=False)
     assert not closed.open
     assert closed.address == f"{closed.lan_host}:50051"
-    assert closed.opening == "./start.sh --host 0.0.0.0 --insecure --grpc-port 50051"
-    opened = joining_at("0.0.0.0:50051", "0.0.0.0")
+    assert closed.opening == "./start.sh --host 0.0.0.0 --grpc-port 50051"
+    opened = joining_at("0.0.0.0:50051", "0.0.0.0", tokens=True)
     assert (opened.open, opened.address, opened.opening) == (True, f"{opened.lan_host}:50051", "")
-    named = joining_at("hub.local:7000", "hub.local")
+    assert (closed.tokens, opened.tokens) == (False, True)
+    named = joining_at("hub.local:7000", "hub.local", tokens=True)
     assert (named.open, named.address) == (True, "hub.local:7000")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 
 import pytest
@@ -14,12 +15,16 @@ ALLOWED: dict[str, str] = {
     "needs an external llama-server": "built from source in 15 minutes; the bundled engine runs the same tests",
     "needs the extra transformers": "a Python without torch's wheels; the dev extra, which CI installs, brings it",
     "needs a PostgreSQL server of the system's own": "shows one refusal, of a server without pgvector",
-    "needs Chromium": "test.sh installs it where it may; elsewhere the pages are looked at by who changes them",
     "needs the vocabulary of openai-harmony": "its tokens come from elsewhere; the same prompts are checked as text",
 }
 """How a skip's message begins -> why CI may skip it."""
 if sys.platform != "linux":
     ALLOWED["needs PostgreSQL with pgvector"] = "the wheel of the dev extra brings it for Linux and macOS only"
+
+if sys.platform != "linux" or shutil.which("apt-get") is None or os.geteuid() != 0:
+    ALLOWED["needs Chromium"] = (
+        "test.sh installs it where it may; elsewhere the pages are looked at by who changes them"
+    )
 
 _unexplained: list[str] = []
 

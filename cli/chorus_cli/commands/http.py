@@ -30,7 +30,7 @@ from chorus_http.tls import http_tls, speaks_tls
 from chorus_proto.clock import Clock, SystemClock
 from chorus_proto.cluster import Cluster
 from chorus_proto.errors import ClusterError, CoordinatorUnavailable, Forbidden
-from chorus_proto.exposure import needs_keys, refuse_exposure
+from chorus_proto.exposure import is_loopback, needs_keys, refuse_exposure
 from chorus_proto.files import state_folder
 from chorus_proto.settings import SettingsError
 
@@ -54,7 +54,8 @@ async def run(settings: HttpSettings, cli: CliSettings, ready: Path | None, stop
     """Raises SettingsError. A coordinator that is away is no reason to end: callers get 503 until it comes."""
     await _learn(cli)
     cluster = dialled(cli.coordinator, cli)
-    joining = joining_at(cli.coordinator, cli.coordinator.rpartition(":")[0])
+    host = cli.coordinator.rpartition(":")[0]
+    joining = joining_at(cli.coordinator, host, tokens=not settings.insecure and not is_loopback(host))
     servers = HubServers.in_folder(settings.state_dir)
     try:
         async with listening(cluster, settings, SystemClock(), joining=joining, servers=servers) as server:

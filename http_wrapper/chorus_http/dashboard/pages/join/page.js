@@ -45,13 +45,17 @@ function shown(told, ctx) {
     el("div", { class: "grow stack" },
       el("p", {}, el("strong", {}, "This hub listens to its own PC only. "), "Start it again so that others can reach it:"),
       command(told.opening, ctx),
-      el("p", { class: "small" }, "--insecure means no keys and no encryption: only on a network that you trust.")));
+      el("p", { class: "small" }, "It then makes its certificates, an admin key and a first join token, and shows them once.")));
+  const tokens = told.token_command ? el("div", { class: "stack" },
+    el("p", {}, "First make a token on the coordinator's PC. It prints the whole command for the other one:"),
+    command(told.token_command, ctx)) : null;
   const preferred = told.commands.find((one) => one.system === thisSystem())?.system ?? told.commands[0].system;
   return [
     closed,
     el("div", { class: "join-grid" },
       el("section", { class: "card stack", "aria-labelledby": "command" },
         el("h2", { id: "command" }, "One command on the other PC"),
+        tokens,
         el("p", { class: "muted" }, "In the folder of Chorus there (Python 3.11 or newer is needed; the first start installs the rest):"),
         tabs(told.commands, preferred, ctx),
         el("p", { class: "muted small" }, "The hub's address for agents: ", el("code", {}, told.address))),
