@@ -43,6 +43,7 @@ def command(ctx: click.Context, config: Path | None, as_json: bool, **flags: obj
 @click.option("--models", default="", metavar="NAME,...", help="What it is to be known for. [default: all it lists]")
 @click.option("--slots", type=int, help="Generations at once, instead of the coordinator's setting.")
 @click.option("--api-key-file", type=click.File("r"), help="File with the API key that it asks for; - for the input.")
+@click.option("--json", "as_json", is_flag=True, help="Print all facts, as JSON.")
 @settings_options(CliSettings, only=GIVEN)
 def register(
     name: str,
@@ -50,6 +51,7 @@ def register(
     models: str,
     slots: int | None,
     api_key_file: TextIO | None,
+    as_json: bool,
     config: Path | None,
     **flags: object,
 ) -> None:
@@ -62,16 +64,20 @@ def register(
         api_key="" if api_key_file is None else api_key_file.read().strip(),
     )
     backend = asked(lambda cluster, _settings: cluster.register_backend(wish), config=config, flags=flags)
-    print(escaped(f"backend {backend.name} is registered; see how it does with: chorus backends"))
+    if as_json:
+        print(msgspec.json.encode(backend).decode())
+    else:
+        print(escaped(f"backend {backend.name} is registered; see how it does with: chorus backends"))
 
 
 @command.command("unregister")
 @click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print all facts, as JSON.")
 @settings_options(CliSettings, only=GIVEN)
-def unregister(name: str, config: Path | None, **flags: object) -> None:
+def unregister(name: str, as_json: bool, config: Path | None, **flags: object) -> None:
     """Let the backend NAME finish what it computes, and forget it."""
     backend = asked(lambda cluster, _settings: cluster.unregister_backend(name), config=config, flags=flags)
-    print(escaped(f"backend {backend.name} is forgotten"))
+    print(msgspec.json.encode(backend).decode() if as_json else escaped(f"backend {backend.name} is forgotten"))
 
 
 def backend_row(backend: Backend) -> Sequence[str]:

@@ -73,14 +73,16 @@ def list_tokens(as_json: bool, config: Path | None, **flags: object) -> None:
 
 @command.command("revoke")
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option("--json", "as_json", is_flag=True, help="Print all facts, as one JSON object a line.")
 @settings_options(CliSettings, only=GIVEN)
-def revoke(ids: tuple[str, ...], config: Path | None, **flags: object) -> None:
+def revoke(ids: tuple[str, ...], as_json: bool, config: Path | None, **flags: object) -> None:
     """End tokens. Who has joined stays; see `chorus members revoke`."""
     for one in ids:
         token = asked(
             lambda cluster, settings, one=one: desk_of(cluster, settings).revoke_token(one), config=config, flags=flags
         )
-        print(f"join token {token.token_id} is revoked")
+        shown = msgspec.json.encode(token_fields(token)).decode()
+        print(shown if as_json else f"join token {token.token_id} is revoked")
 
 
 def desk_of(cluster: GrpcCluster, settings: CliSettings) -> MembershipDesk:

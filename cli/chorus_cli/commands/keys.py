@@ -106,12 +106,14 @@ def list_keys(as_json: bool, revoked_too: bool, config: Path | None, **flags: ob
 
 @command.command("revoke")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--json", "as_json", is_flag=True, help="Print all facts, as one JSON object a line.")
 @settings_options(CliSettings, only=GIVEN)
-def revoke(names: tuple[str, ...], config: Path | None, **flags: object) -> None:
+def revoke(names: tuple[str, ...], as_json: bool, config: Path | None, **flags: object) -> None:
     """End keys, by name or id, and what runs for them."""
     for name in names:
         key = asked(lambda cluster, _settings, name=name: cluster.revoke_key(name), config=config, flags=flags)
-        print(escaped(f"key {key.key_id} ({key.name}) is revoked"))
+        shown = msgspec.json.encode(key_fields(key)).decode()
+        print(shown if as_json else escaped(f"key {key.key_id} ({key.name}) is revoked"))
 
 
 def checked_scopes(text: str) -> tuple[Scope, ...]:

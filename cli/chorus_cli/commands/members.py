@@ -37,8 +37,9 @@ def command(ctx: click.Context, config: Path | None, as_json: bool, **flags: obj
 
 @command.command("revoke")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--json", "as_json", is_flag=True, help="Print all facts, as one JSON object a line.")
 @settings_options(CliSettings, only=GIVEN)
-def revoke(names: tuple[str, ...], config: Path | None, **flags: object) -> None:
+def revoke(names: tuple[str, ...], as_json: bool, config: Path | None, **flags: object) -> None:
     """Cut PCs off, by name or node id, at once and until they join again with a new token."""
     for name in names:
         member = asked(
@@ -46,7 +47,8 @@ def revoke(names: tuple[str, ...], config: Path | None, **flags: object) -> None
             config=config,
             flags=flags,
         )
-        print(escaped(f"{member.name} ({member.node_id}) is no member any more"))
+        shown = msgspec.json.encode(member_fields(member)).decode()
+        print(shown if as_json else escaped(f"{member.name} ({member.node_id}) is no member any more"))
 
 
 def member_fields(member: Member) -> dict[str, object]:
