@@ -21,6 +21,8 @@ if exist "%VENV%" rmdir /s /q "%VENV%"
 "%PY%" "%ROOT%\tools\install_stamp.py" %1 "%STAMP%" && exit /b 0
 echo Installing Chorus into %VENV% (once; needs the internet) ...
 if exist "%STAMP%" del "%STAMP%"
+rem The pip that comes with Python may be years old, and search for many minutes for versions that go together.
+"%PY%" -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25" || exit /b 1
 if "%1"=="dev" (set "WHAT=%ROOT%[dev]") else (set "WHAT=%ROOT%")
 "%PY%" -m pip install --quiet --disable-pip-version-check -e "%WHAT%"
 if errorlevel 1 (

@@ -41,6 +41,8 @@ chorus_venv() {
     fi
     echo "Installing Chorus into $venv (once; needs the internet) ..." >&2
     rm -f "$stamp"
+    # The pip that comes with Python may be years old, and search for many minutes for versions that go together.
+    "$PY" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25' || exit 1
     what=$ROOT
     [ "$kind" = dev ] && what="$ROOT[dev]"
     if ! "$PY" -m pip install --quiet --disable-pip-version-check -e "$what"; then
