@@ -34,7 +34,7 @@ from chorus_proto.errors import (
 from chorus_proto.frames import StreamClosed, Window
 from chorus_proto.generation import Delta, Done, Generation, Prefilled
 from chorus_proto.ids import InstanceId, ModelName, NodeId
-from chorus_proto.transfers import FEATURE, FetchReport
+from chorus_proto.transfers import FEATURE, FOLDER_FEATURE, FetchReport
 from chorus_proto.values import (
     ALL_OURS,
     Courtesy,
@@ -137,7 +137,7 @@ class Agent:
             engines=self._engines,
             models=tuple(self._models),
             replicas=replicas,
-            features=() if self._fetcher is None else (FEATURE,),
+            features=() if self._fetcher is None else (FEATURE, FOLDER_FEATURE),
             mac_addresses=self._mac_addresses,
             courtesy=self._courtesy,
         )

@@ -20,6 +20,7 @@ from chorus_client.engines.remote import RemoteEngine
 from chorus_client.engines.scripted import ScriptedEngine
 from chorus_client.engines.served_process import ServeLimits
 from chorus_client.engines.transformers import TransformersEngine
+from chorus_client.folder_archive import Digests
 from chorus_client.hardware import LiveReader, probe, read_hardware_file
 from chorus_client.hardware.bounded import ask
 from chorus_client.hardware.network import mac_addresses
@@ -82,7 +83,7 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
     store = model_store(settings, folder)
     stores = [store] if settings.ollama_store is None else [store, OllamaStore(settings.ollama_store.expanduser())]
     inventory = Inventory(settings.models_dirs, folder, integrity=integrity, stores=stores)
-    folders = HfFolders(settings.models_dirs, folder)
+    folders = HfFolders(settings.models_dirs, folder, store=store)
     model_options = read_model_options(settings.models_file)
     engines = build_engines(settings, inventory, folders, clock, model_options)
     try:
@@ -120,10 +121,15 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
 
         async def look_again() -> None:
             await inventory.refresh()
+            await folders.refresh()
             await agent.inventory_changed()
 
         async def arrived(path: Path, sha256: str) -> None:
             await integrity.witnessed(path, sha256)
+            await look_again()
+
+        async def unpacked(path: Path, digests: Digests) -> None:
+            await folders.witnessed(path, digests)
             await look_again()
 
         def told(report: FetchReport) -> None:
@@ -132,12 +138,14 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
         fetches = Fetches(
             store,
             inventory,
+            folders,
             TransferCalls(settings.join, write_within_s=settings.download_stall_s, door=joining.membership),
             clock,
             registry_url=settings.registry_url,
             limits=download_limits(settings),
             tell=told,
             arrived=arrived,
+            unpacked=unpacked,
             removed=look_again,
         )
         agent = Agent(

@@ -1,7 +1,7 @@
-"""The Hugging Face model folders on this PC, in the folders that the owner named.
+"""The Hugging Face model folders on this PC, in the folders that the owner named, and those that came from other nodes.
 
 A model's identity is the SHA-256 of what `sha256sum *.safetensors` prints for its weights, by name: equal weights are
-one model, whatever else lies beside them.
+one model, whatever else lies beside them. What a copy for another node is known by is the SHA-256 of its archive.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from chorus_client import safetensors
 from chorus_client.chat_template import template_of_folder, traits
 from chorus_client.config_shape import CONFIG_FILE
+from chorus_client.folder_archive import Digests, FolderArchive, archive_of, identity
 from chorus_client.model_server.folder import ModelFolder, check_folder
+from chorus_client.transfer.model_store import NamedFile
 from chorus_proto import catalogue
-from chorus_proto.errors import LoadFailed, ModelNotFound
+from chorus_proto.errors import LoadFailed, ModelDamaged, ModelNotFound
 from chorus_proto.files import write_atomically
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
@@ -42,6 +46,41 @@ class _Found:
     folder: ModelFolder
     key: str
     """Changes when a weights file does."""
+    archive: FolderArchive | None
+    unsent: str
+    """Why the folder is not sent to other nodes, when it has no archive."""
+    archive_key: str
+    """Changes when any file of the archive does."""
+
+    def with_digests(self, known: Mapping[str, str]) -> _Found:
+        """With what is known of it by these keys."""
+        copy_digest = known.get(self.archive_key, "") if self.archive is not None else ""
+        copy_bytes = self.archive.total_bytes if self.archive is not None and copy_digest else 0
+        digest = known.get(self.key, "")
+        return replace(self, file=replace(self.file, digest=digest, copy_digest=copy_digest, copy_bytes=copy_bytes))
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self.file.digest) and (bool(self.file.copy_digest) or self.archive is None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A folder that may be a model. `root`: what its files must not lead out of."""
+
+    path: Path
+    name: ModelName
+    root: Path
+    fetched: bool = False
+
+
+class FetchedFolders(Protocol):
+    """The folders that came over the network; `transfer.model_store.ModelStore`."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    def folders(self) -> list[NamedFile]: ...
 
 
 class HfFolders:
@@ -49,14 +88,16 @@ class HfFolders:
 
     `refresh` looks; `files` and `path_of` answer from memory. A model has its folder's name, in the hub's cache its
     repository's: lower-cased, each run of characters other than letters, digits, `.`, `_`, `:` and `-` made one `-`.
-    Of two folders with one name the first counts: folder by folder, then by path.
+    Of two folders with one name the first counts: folder by folder, then by path, then what is in the `store`.
     """
 
-    def __init__(self, models_dirs: Sequence[Path], state_dir: Path) -> None:
+    def __init__(self, models_dirs: Sequence[Path], state_dir: Path, *, store: FetchedFolders | None = None) -> None:
         self._models_dirs = tuple(models_dirs)
+        self._store = store
         self._digests_path = state_dir / "folder_digests.json"
         self._found: dict[ModelName, _Found] = {}
         self._refused: set[str] = set()
+        self._remembering = threading.Lock()
 
     def files(self) -> list[ModelFile]:
         """The models of the last look, by name. Digests that are not known yet are empty."""
@@ -76,39 +117,75 @@ class HfFolders:
         self._found = await asyncio.to_thread(self._look)
 
     async def digest(self) -> None:
-        """Fill in the identities, from the cache or by reading the weights in a thread; may take minutes."""
-        known = await asyncio.to_thread(_kept, self._digests_path)
+        """Fill in the digests, from the cache or by reading the folders in a thread; may take minutes."""
         for name, found in list(self._found.items()):
-            if found.file.digest:
+            if found.is_known:
                 continue
-            value = known.get(found.key)
-            if value is None:
-                try:
-                    value = await asyncio.to_thread(digest_of, found.folder.weights)
-                except OSError as error:
-                    log.warning("no digest for %s: %s", found.folder.path, error)
-                    continue
-                known[found.key] = value
-                await asyncio.to_thread(_keep, self._digests_path, known)
+            try:
+                known = await asyncio.to_thread(self._remembered, found)
+            except (OSError, ModelDamaged) as error:
+                log.warning("no digest for %s: %s", found.folder.path, error)
+                continue
             if self._found.get(name) == found:
-                self._found[name] = replace(found, file=replace(found.file, digest=value))
+                self._found[name] = found.with_digests(known)
+
+    def archive_of_digest(self, sha256: str) -> FolderArchive | None:
+        """The archive with this SHA-256 of a folder of the last look."""
+        return next((one.archive for one in self._found.values() if one.file.copy_digest == sha256 != ""), None)
+
+    async def witnessed(self, path: Path, digests: Digests) -> None:
+        """Remember the digests of a folder whose files this agent has just written, so that it is not read again."""
+        try:
+            one = await asyncio.to_thread(_examined, _Place(path=path, name=_name_of(path), root=path.parent))
+        except (LoadFailed, OSError) as error:
+            log.warning("model folder %s: %s", path, error)
+            return
+        await asyncio.to_thread(self._remember, {one.key: digests.weights, one.archive_key: digests.archive})
+
+    def _remembered(self, found: _Found) -> dict[str, str]:
+        """What is known of it by its keys, read if need be. Raises OSError and ModelDamaged."""
+        known = _kept(self._digests_path)
+        if found.with_digests(known).is_known:
+            return known
+        if found.archive is None:
+            return self._remember({found.key: digest_of(found.folder.weights)})
+        digests = found.archive.digests()
+        return self._remember({found.key: digests.weights, found.archive_key: digests.archive})
+
+    def _remember(self, digests: Mapping[str, str]) -> dict[str, str]:
+        """All that is known, these among it."""
+        with self._remembering:
+            known = _kept(self._digests_path) | dict(digests)
+            _keep(self._digests_path, known)
+        return known
 
     def _look(self) -> dict[ModelName, _Found]:
         found: dict[ModelName, _Found] = {}
-        digests = _kept(self._digests_path)
+        known = _kept(self._digests_path)
+        for place in self._places():
+            path, name = place.path, place.name
+            try:
+                one = _examined(place)
+            except (LoadFailed, OSError) as error:
+                self._log_once(path, str(error))
+                continue
+            if name in found:
+                self._log_once(path, f"left out: {found[name].folder.path} has the name {name} too")
+                continue
+            if one.unsent:
+                self._log_once(path, f"is not sent to other nodes: {one.unsent}")
+            found[name] = one.with_digests(known)
+        return found
+
+    def _places(self) -> Iterator[_Place]:
+        """Where models lie, those that win over others of their name first."""
         for root in self._models_dirs:
             for path in _model_folders(root):
-                name = _name_of(path)
-                try:
-                    one = _examined(path, name, root)
-                except (LoadFailed, OSError) as error:
-                    self._log_once(path, str(error))
-                    continue
-                if name in found:
-                    self._log_once(path, f"left out: {found[name].folder.path} has the name {name} too")
-                    continue
-                found[name] = replace(one, file=replace(one.file, digest=digests.get(one.key, "")))
-        return found
+                yield _Place(path=path, name=_name_of(path), root=root)
+        if self._store is not None:
+            for one in self._store.folders():
+                name = catalogue.normalised(one.name)
+                yield _Place(path=one.path, name=name, root=self._store.folder, fetched=one.fetched)
 
     def _log_once(self, path: Path, reason: str) -> None:
         line = f"{path}: {reason}"
@@ -134,8 +211,9 @@ def _model_folders(root: Path) -> Iterator[Path]:
             yield here
 
 
-def _examined(path: Path, name: ModelName, root: Path) -> _Found:
-    """The model in `path`. Raises LoadFailed, OSError."""
+def _examined(place: _Place) -> _Found:
+    """The model there. Raises LoadFailed, OSError."""
+    path, name, root = place.path, place.name, place.root
     folder = check_folder(path)
     if folder.shape is None:
         raise LoadFailed(f"left out: how much memory a {folder.model_type[:40]!r} model takes is not known here")
@@ -145,6 +223,11 @@ def _examined(path: Path, name: ModelName, root: Path) -> _Found:
             raise LoadFailed(f"{weights.name} is a link that leads out of {root}")
         status = weights.stat()
         stamps.append(f"{weights.name}|{status.st_size}|{status.st_mtime_ns}")
+    archive, unsent = None, ""
+    try:
+        archive = archive_of(folder, root)
+    except LoadFailed as error:
+        unsent = error.message
     told = traits(template_of_folder(path), name=name, architecture=folder.model_type)
     return _Found(
         file=ModelFile(
@@ -154,10 +237,19 @@ def _examined(path: Path, name: ModelName, root: Path) -> _Found:
             shape=folder.shape,
             thinking=told.thinking,
             thinking_optional=told.thinking_optional,
+            fetched=place.fetched,
         ),
         folder=folder,
         key="|".join([str(path), *stamps]),
+        archive=archive,
+        unsent=unsent,
+        archive_key="" if archive is None else _archive_key(path, archive),
     )
+
+
+def _archive_key(path: Path, archive: FolderArchive) -> str:
+    stamps = [f"{one.name}|{one.size_bytes}|{one.mtime_ns}" for one in archive.members]
+    return "|".join(["archive", str(path), *stamps])
 
 
 def _name_of(path: Path) -> ModelName:
@@ -168,14 +260,14 @@ def _name_of(path: Path) -> ModelName:
 
 def digest_of(weights: Sequence[Path]) -> str:
     """The identity of a model with these files. Reads them all. Raises OSError."""
-    lines: list[str] = []
-    for path in sorted(weights, key=lambda one: one.name):
+    digests: dict[str, str] = {}
+    for path in weights:
         digest = hashlib.sha256()
         with path.open("rb") as source:
             while piece := source.read(_READ_BYTES):
                 digest.update(piece)
-        lines.append(f"{digest.hexdigest()}  {path.name}\n")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+        digests[path.name] = digest.hexdigest()
+    return identity(digests)
 
 
 def _kept(path: Path) -> dict[str, str]:

@@ -379,6 +379,7 @@ def _fetch_order(message: node_pb2.FetchModel) -> FetchOrder:
         file_bytes=message.file_bytes,
         source=message.source,
         ticket=message.ticket,
+        folder=message.folder,
     )
 
 

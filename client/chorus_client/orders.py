@@ -51,6 +51,7 @@ class FetchOrder:
     """Bring a model onto this disk: from `source` when it is set, else over the stream that `ticket` opens.
 
     `digest` is "" and `file_bytes` 0 while unknown; without `model` it gets the name that follows from its source.
+    `folder`: what comes over the stream is the archive of a model folder, and digest and size are the archive's.
     """
 
     transfer_id: str
@@ -59,6 +60,7 @@ class FetchOrder:
     file_bytes: int = 0
     source: str = ""
     ticket: str = ""
+    folder: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,11 @@ _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")
 _DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)\.")
 
 
+def is_weights_name(name: str) -> bool:
+    """Whether a file of weights may have this name: a plain one, on every system."""
+    return _SHARD_NAME.fullmatch(name) is not None and _DEVICE.match(name) is None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
     """One entry of a header. `size_bytes` is checked against type and shape."""
@@ -222,7 +227,7 @@ def _read_index(path: Path) -> Mapping[str, str]:
             raise _Damage("it has no weight_map")
         places: dict[str, str] = {}
         for name, shard in where.items():
-            if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard) or _DEVICE.match(shard):
+            if not isinstance(shard, str) or not is_weights_name(shard):
                 raise _Damage(f"it names the file {str(shard)[:80]!r}, which is not a plain .safetensors name")
             places[name] = shard
         if len(set(places.values())) > _MAX_SHARDS:

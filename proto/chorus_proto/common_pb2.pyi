@@ -319,6 +319,8 @@ class ModelFile(_message.Message):
     THINKING_OPTIONAL_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     FETCHED_FIELD_NUMBER: _builtins.int
+    COPY_DIGEST_FIELD_NUMBER: _builtins.int
+    COPY_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """the name callers use"""
     digest: _builtins.str
@@ -338,6 +340,10 @@ class ModelFile(_message.Message):
     """its chat template knows tools"""
     fetched: _builtins.bool
     """came over the network: RemoveModel may delete it"""
+    copy_digest: _builtins.str
+    """of a folder: SHA-256 of its archive, 64 hex digits, "" while unknown"""
+    copy_bytes: _builtins.int
+    """of a folder: length of its archive"""
     @_builtins.property
     def shape(self) -> Global___ModelShape:
         """absent when the engine does not tell"""
@@ -356,10 +362,12 @@ class ModelFile(_message.Message):
         thinking_optional: _builtins.bool = ...,
         tools: _builtins.bool = ...,
         fetched: _builtins.bool = ...,
+        copy_digest: _builtins.str = ...,
+        copy_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "embedding", b"embedding", "engine", b"engine", "fetched", b"fetched", "file_bytes", b"file_bytes", "name", b"name", "owners", b"owners", "shape", b"shape", "thinking", b"thinking", "thinking_optional", b"thinking_optional", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes", b"copy_bytes", "copy_digest", b"copy_digest", "digest", b"digest", "embedding", b"embedding", "engine", b"engine", "fetched", b"fetched", "file_bytes", b"file_bytes", "name", b"name", "owners", b"owners", "shape", b"shape", "thinking", b"thinking", "thinking_optional", b"thinking_optional", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

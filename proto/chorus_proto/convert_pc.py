@@ -141,6 +141,8 @@ def model_file_message(file: ModelFile) -> common_pb2.ModelFile:
         thinking_optional=file.thinking_optional,
         tools=file.tools,
         fetched=file.fetched,
+        copy_digest=file.copy_digest,
+        copy_bytes=file.copy_bytes,
     )
 
 
@@ -160,6 +162,8 @@ def of_model_files(messages: Iterable[common_pb2.ModelFile]) -> tuple[ModelFile,
             thinking_optional=message.thinking_optional,
             tools=message.tools,
             fetched=message.fetched,
+            copy_digest=message.copy_digest,
+            copy_bytes=message.copy_bytes,
         )
         for message in messages
         if message.engine in known

@@ -879,6 +879,7 @@ class FetchModel(_message.Message):
     FILE_BYTES_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
     transfer_id: _builtins.str
     model: _builtins.str
     """the name it gets here; "" leaves it to the agent"""
@@ -890,6 +891,8 @@ class FetchModel(_message.Message):
     """a name in an Ollama registry or a URL"""
     ticket: _builtins.str
     """for TransferOpen"""
+    folder: _builtins.bool
+    """it is the archive of a model folder; feature "folder_transfer" """
     def __init__(
         self,
         *,
@@ -899,10 +902,11 @@ class FetchModel(_message.Message):
         file_bytes: _builtins.int = ...,
         source: _builtins.str = ...,
         ticket: _builtins.str = ...,
+        folder: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "file_bytes", b"file_bytes", "model", b"model", "source", b"source", "ticket", b"ticket", "transfer_id", b"transfer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "file_bytes", b"file_bytes", "folder", b"folder", "model", b"model", "source", b"source", "ticket", b"ticket", "transfer_id", b"transfer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,9 @@ from chorus_proto.ids import ModelName, NodeId
 FEATURE = "model_transfer"
 """In Hello.features of an agent that takes FetchModel, SendModel and CancelFetch."""
 
+FOLDER_FEATURE = "folder_transfer"
+"""Of one that sends model folders too, and takes them where its engines can use them."""
+
 CHUNK_BYTES = 1 << 20
 PIECE_BYTES = 4 << 20
 """Part of the protocol: chunks and pieces begin at multiples of these, whoever sends them, so that another sender can
@@ -52,7 +55,7 @@ class Transfer:
     error: ClusterError | None = None
     """When it failed."""
     digest: str = ""
-    """SHA-256 of the file, 64 hex digits; "" while unknown."""
+    """SHA-256 of the file, or of a folder's archive, 64 hex digits; "" while unknown."""
     on_demand: bool = False
     """The coordinator began it by itself, for requests that wait."""
 

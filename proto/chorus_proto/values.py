@@ -187,6 +187,10 @@ class ModelFile:
     """Its chat template knows tools."""
     fetched: bool = False
     """It came over the network by our own doing, so it may be deleted again; all else is the PC's owner's."""
+    copy_digest: str = ""
+    """Of a folder: SHA-256 of the archive it travels as, 64 hex digits; "" while unknown. Files have `digest`."""
+    copy_bytes: int = 0
+    """Of a folder: the length of that archive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from chorus_proto.clock import Clock
 from chorus_proto.errors import ClusterError, InvalidRequest, NotFound, TransferFailed
-from chorus_proto.transfers import FEATURE, bare_digest
+from chorus_proto.transfers import FEATURE, FOLDER_FEATURE, bare_digest
 from chorus_proto.values import EngineKind, ModelFile
 from chorus_server.node_record import NodeRecord
 from chorus_server.registry import Registry
@@ -198,9 +198,25 @@ class CopyFlow:
 
 
 def sends(record: NodeRecord, file: ModelFile) -> bool:
-    able = record.takes_requests and FEATURE in record.hello.features
-    return able and file.engine is EngineKind.LLAMA_SERVER and file.file_bytes > 0 and bool(digest_of(file))
+    able = record.takes_requests and feature_for(file.engine) in record.hello.features
+    return able and copied_bytes(file) > 0 and bool(digest_of(file))
+
+
+def feature_for(engine: EngineKind) -> str | None:
+    """What agents say that send and take models of this engine; None for one whose models are not copied."""
+    return {EngineKind.LLAMA_SERVER: FEATURE, EngineKind.TRANSFORMERS: FOLDER_FEATURE}.get(engine)
+
+
+def is_folder(file: ModelFile) -> bool:
+    """Whether it travels as an archive."""
+    return file.engine is EngineKind.TRANSFORMERS
 
 
 def digest_of(file: ModelFile) -> str:
-    return bare_digest(file.digest)
+    """Of what travels: the file, or the folder's archive."""
+    return bare_digest(file.copy_digest if is_folder(file) else file.digest)
+
+
+def copied_bytes(file: ModelFile) -> int:
+    """The length of what travels."""
+    return file.copy_bytes if is_folder(file) else file.file_bytes

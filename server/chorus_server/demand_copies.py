@@ -100,7 +100,9 @@ class DemandCopies:
         records = {
             record.node_id: record
             for record in self._registry.present()
-            if takes_models(record) and model not in record.models and (record.node_id, model) not in self._failed
+            if takes_models(record, file.engine)
+            and model not in record.models
+            and (record.node_id, model) not in self._failed
         }
         needed = {node_id: self._needed_bytes(file, record) for node_id, record in records.items()}
         takers = [

@@ -156,11 +156,28 @@ class AgentLink:
         self._send(node_pb2.CoordinatorFrame(remove=node_pb2.RemoveModel(model=model)))
 
     def fetch(
-        self, transfer_id: str, model: ModelName, *, digest: str, file_bytes: int, source: str, ticket: str
+        self,
+        transfer_id: str,
+        model: ModelName,
+        *,
+        digest: str,
+        file_bytes: int,
+        source: str,
+        ticket: str,
+        folder: bool = False,
     ) -> None:
-        """Bring a model onto the node's disk: from `source`, or over the stream that `ticket` opens."""
+        """Bring a model onto the node's disk: from `source`, or over the stream that `ticket` opens.
+
+        `folder`: it is the archive of a model folder.
+        """
         order = node_pb2.FetchModel(
-            transfer_id=transfer_id, model=model, digest=digest, file_bytes=file_bytes, source=source, ticket=ticket
+            transfer_id=transfer_id,
+            model=model,
+            digest=digest,
+            file_bytes=file_bytes,
+            source=source,
+            ticket=ticket,
+            folder=folder,
         )
         self._send(node_pb2.CoordinatorFrame(fetch=order))
 

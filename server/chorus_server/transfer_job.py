@@ -35,11 +35,17 @@ class Source:
 
 
 class Job:
-    """Only `Transfers` changes it, and the ends of its stream. `pull`: what is pulled; "" for a copy."""
+    """Only `Transfers` changes it, and the ends of its stream. `pull`: what is pulled; "" for a copy.
 
-    def __init__(self, transfer: Transfer, clock: Clock, throttle: Throttle, *, pull: str = "") -> None:
+    `folder`: what is copied is the archive of a folder.
+    """
+
+    def __init__(
+        self, transfer: Transfer, clock: Clock, throttle: Throttle, *, pull: str = "", folder: bool = False
+    ) -> None:
         self.transfer = transfer
         self.pull = pull
+        self.folder = folder
         self.receive_ticket = new_ticket()
         self.relay: Relay[object] = Relay()
         self.source: Source | None = None
@@ -78,6 +84,9 @@ class Job:
 
     def told(self, report: FetchReport) -> None:
         """How the receiving node says it goes."""
+        if self.is_copy and self.verified == self.transfer.total_bytes:
+            # All has come; unpacking a large folder takes longer than a node may be away.
+            self.waiting_since_s = self._clock.monotonic_s()
         self.change(
             state=TransferState.RUNNING,
             # Of a copy that runs, the receiver's own stream says more exactly what has come: see `on_verified`.

@@ -30,7 +30,7 @@ from chorus_proto.ids import ModelName
 from chorus_proto.model_source import checked_sha256, parse_source, shown_source
 from chorus_proto.transfers import FEATURE, FetchReport, Transfer, TransferKind, TransferState, bare_digest
 from chorus_proto.values import EngineKind, ModelFile
-from chorus_server.copy_flow import CopyFlow, TransferRules, digest_of, sends
+from chorus_server.copy_flow import CopyFlow, TransferRules, copied_bytes, digest_of, feature_for, is_folder, sends
 from chorus_server.node_record import NodeRecord
 from chorus_server.registry import Registry
 from chorus_server.relay import Throttle
@@ -73,7 +73,7 @@ class Transfers:
             return self._is_there(TransferKind.PULL, record, here)
         if here is not None:
             raise InvalidRequest(f"node {record.name} has another model called {wanted.name}", param="sha256")
-        held = self._held(wanted.name, besides=record, digest=digest)
+        held = self._held(wanted.name, EngineKind.LLAMA_SERVER, besides=record, digest=digest)
         if held is not None:
             return self._copy(held, record)
         return self._begin(
@@ -106,14 +106,25 @@ class Transfers:
             near = closest(model, known)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise ModelNotFound(f"model {model!r} is on no node{hint}", param="model")
-        held = self._held(wanted, besides=record)
+        held = self._held(wanted, EngineKind.LLAMA_SERVER, besides=record)
+        if held is None and takes_models(record, EngineKind.TRANSFORMERS):
+            held = self._held(wanted, EngineKind.TRANSFORMERS, besides=record)
         if held is not None:
             return self._copy(held, record)
-        if all(one.engine is not EngineKind.LLAMA_SERVER for one in files):
-            raise Unsupported(f"model {wanted} is no single GGUF file of a node, and only those are copied")
-        raise NoReplica(
-            f"the digest of model {wanted} is not known yet: its node is still reading the file", retry_after_s=30
-        )
+        raise self._why_not(wanted, files, record)
+
+    @staticmethod
+    def _why_not(name: ModelName, files: Iterable[ModelFile], record: NodeRecord) -> Unsupported | NoReplica:
+        """Why a model that is on other nodes cannot be copied to this one."""
+        kinds = {file.engine for file in files if feature_for(file.engine) is not None}
+        if not kinds:
+            return Unsupported(f"model {name} is no GGUF file and no model folder of a node, and only those are copied")
+        if kinds == {EngineKind.TRANSFORMERS} and not takes_models(record, EngineKind.TRANSFORMERS):
+            return Unsupported(
+                f"model {name} is a Hugging Face folder, and node {record.name} cannot use one: its agent needs the "
+                "engine transformers, and this version of Chorus or a later one"
+            )
+        return NoReplica(f"the digest of model {name} is not known yet: its node is still reading it", retry_after_s=30)
 
     def begin_copy(self, file: ModelFile, record: NodeRecord) -> Transfer:
         """For requests that wait: bring this very file to the node."""
@@ -168,11 +179,11 @@ class Transfers:
                 f"the agent of node {record.name} (Chorus {record.hello.version}) takes no models; upgrade"
             )
 
-    def _held(self, name: ModelName, *, besides: NodeRecord, digest: str = "") -> ModelFile | None:
-        """The file that another node could send under this name."""
+    def _held(self, name: ModelName, engine: EngineKind, *, besides: NodeRecord, digest: str = "") -> ModelFile | None:
+        """The model of this engine that another node could send under this name."""
         for other in self._registry.present():
             file = _file(other, name)
-            if other is besides or file is None or not sends(other, file):
+            if other is besides or file is None or file.engine is not engine or not sends(other, file):
                 continue
             if digest in ("", bare_digest(file.digest)):
                 return file
@@ -188,8 +199,8 @@ class Transfers:
             model=file.name,
             node_id=record.node_id,
             node_name=record.name,
-            done_bytes=file.file_bytes,
-            total_bytes=file.file_bytes,
+            done_bytes=copied_bytes(file) or file.file_bytes,
+            total_bytes=copied_bytes(file) or file.file_bytes,
             detail="was there already",
             digest=digest_of(file),
         )
@@ -203,11 +214,12 @@ class Transfers:
                 model=file.name,
                 node_id=record.node_id,
                 node_name=record.name,
-                total_bytes=file.file_bytes,
+                total_bytes=copied_bytes(file),
                 digest=digest_of(file),
                 on_demand=on_demand,
             ),
             record,
+            folder=is_folder(file),
         )
 
     def _pulled_elsewhere(self, name: ModelName, record: NodeRecord, digest: str) -> Job | None:
@@ -219,7 +231,13 @@ class Transfers:
         return None
 
     def _begin(
-        self, transfer: Transfer, record: NodeRecord, *, pull: str = "", waits_for: Job | None = None
+        self,
+        transfer: Transfer,
+        record: NodeRecord,
+        *,
+        pull: str = "",
+        folder: bool = False,
+        waits_for: Job | None = None,
     ) -> Transfer:
         """Order it, or join the same one that is under way. Raises QueueFull."""
         for job in self._running():
@@ -227,7 +245,7 @@ class Transfers:
                 return job.transfer
         if sum(1 for _ in self._running()) >= RUNNING_LIMIT:
             raise QueueFull(f"{RUNNING_LIMIT} transfers are under way; try again later", retry_after_s=60)
-        job = Job(transfer, self._clock, self._throttle, pull=pull)
+        job = Job(transfer, self._clock, self._throttle, pull=pull, folder=folder)
         self._jobs[transfer.transfer_id] = job
         self._forget_old()
         if waits_for is not None:
@@ -257,6 +275,7 @@ class Transfers:
             file_bytes=0 if job.pull else transfer.total_bytes or 0,
             source=job.pull,
             ticket="" if job.pull else job.receive_ticket,
+            folder=job.folder,
         )
 
     def _end(self, job: Job, state: TransferState, *, detail: str = "", error: ClusterError | None = None) -> None:
@@ -319,7 +338,7 @@ class Transfers:
     def _go_on_after(self, job: Job, record: NodeRecord) -> None:
         """The other node's download is over: copy what it got, or download it after all."""
         job.waits_for = None
-        held = self._held(job.transfer.model, besides=record, digest=job.transfer.digest)
+        held = self._held(job.transfer.model, EngineKind.LLAMA_SERVER, besides=record, digest=job.transfer.digest)
         if held is not None:
             job.become_copy(digest=digest_of(held), total_bytes=held.file_bytes)
         self._order(job, record)
@@ -329,10 +348,10 @@ class Transfers:
         self._end(job, TransferState.FAILED, error=error)
 
 
-def takes_models(record: NodeRecord) -> bool:
-    """Whether a GGUF file can be brought there and used."""
-    engines = record.hello.engines
-    return record.takes_requests and FEATURE in record.hello.features and EngineKind.LLAMA_SERVER in engines
+def takes_models(record: NodeRecord, engine: EngineKind = EngineKind.LLAMA_SERVER) -> bool:
+    """Whether a model of this engine, by default a GGUF file, can be brought there and used."""
+    hello = record.hello
+    return record.takes_requests and feature_for(engine) in hello.features and engine in hello.engines
 
 
 def _file(record: NodeRecord, name: ModelName) -> ModelFile | None:

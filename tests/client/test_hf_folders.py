@@ -120,6 +120,37 @@ def test_what_cannot_be_used_is_left_out_and_said_once(tmp_path: Path, caplog: p
     assert "has the name good too" in said
 
 
+def test_a_copys_digest_is_known_with_the_identity_and_changes_with_any_file(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "one"
+    shutil.copytree(FOLDER, folder)
+    assert looked(tmp_path / "models", state=tmp_path).files()[0].copy_bytes == 0
+    found = looked(tmp_path / "models", state=tmp_path, digest=True)
+    (first,) = found.files()
+    archive = found.archive_of_digest(first.copy_digest)
+    assert archive is not None
+    assert (archive.digests().archive, archive.total_bytes) == (first.copy_digest, first.copy_bytes)
+    assert looked(tmp_path / "models", state=tmp_path).files() == [first], "it is remembered"
+    with (folder / "chat_template.jinja").open("a") as template:
+        template.write("{# other #}")
+    (changed,) = looked(tmp_path / "models", state=tmp_path).files()
+    assert (changed.digest, changed.copy_digest, changed.copy_bytes) == (first.digest, "", 0)
+    (anew,) = looked(tmp_path / "models", state=tmp_path, digest=True).files()
+    assert anew.digest == first.digest
+    assert anew.copy_digest not in ("", first.copy_digest)
+    assert found.archive_of_digest("") is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX: links without privilege")
+def test_a_folder_that_cannot_be_sent_is_still_a_model_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "models" / "one"
+    shutil.copytree(FOLDER, folder)
+    (tmp_path / "elsewhere").write_text("{}")
+    (folder / "added_tokens.json").symlink_to(tmp_path / "elsewhere")
+    (file,) = looked(tmp_path / "models", state=tmp_path, digest=True).files()
+    assert (bool(file.digest), file.copy_digest) == (True, "")
+    assert "is not sent to other nodes: added_tokens.json is a link that leads out" in caplog.text
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX: links without privilege")
 def test_weights_that_lead_out_of_the_models_folder_are_left_out(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "one"

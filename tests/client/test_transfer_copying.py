@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -195,7 +196,7 @@ def test_a_stream_that_ends_early_is_said_to_have_broken_off(tmp_path: Path) -> 
 
 def collect(path: Path, offset: int, total_bytes: int) -> list[Chunk]:
     async def scenario() -> list[Chunk]:
-        async with aclosing(chunks_of(path, offset, total_bytes)) as chunks:
+        async with aclosing(chunks_of(partial(path.open, "rb"), offset, total_bytes)) as chunks:
             return [chunk async for chunk in chunks]
 
     return asyncio.run(scenario())

@@ -42,6 +42,9 @@ class Nobody:
     def path_of_digest(self, sha256: str) -> tuple[Path, int] | None:
         return None
 
+    def archive_of_digest(self, sha256: str) -> None:
+        return None
+
 
 class Pc:
     """One PC's store and its fetches."""
@@ -51,7 +54,7 @@ class Pc:
         self.free_bytes: int | None = None
         self.store = ModelStore(folder, spare_bytes=1000, free=self._free)
         self.reports: list[FetchReport] = []
-        self.arrived: list[tuple[Path, str]] = []
+        self.arrived: list[tuple[Path, object]] = []
         self._ended = asyncio.Event()
         self._pulls = 0
         self.removals = 0
@@ -66,12 +69,14 @@ class Pc:
         self.fetches = Fetches(
             self.store,
             nobody,
+            nobody,
             nobody,  # pyright: ignore[reportArgumentType]  # is never asked
             SystemClock(),
             registry_url=registry.url,
             limits=DownloadLimits(**values),  # pyright: ignore[reportArgumentType]  # names checked by the dataclass
             tell=self._told,
             arrived=self._has_arrived,
+            unpacked=self._has_arrived,
             removed=self._was_removed,
         )
 
@@ -83,7 +88,7 @@ class Pc:
         if report.state.is_over:
             self._ended.set()
 
-    async def _has_arrived(self, path: Path, sha256: str) -> None:
+    async def _has_arrived(self, path: Path, sha256: object) -> None:
         self.arrived.append((path, sha256))
 
     async def _was_removed(self) -> None:

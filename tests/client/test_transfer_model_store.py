@@ -96,6 +96,72 @@ def test_an_index_that_cannot_be_read_is_begun_anew(tmp_path: Path, caplog: pyte
     assert [one.name for one in store.entries()] == ["m"]
 
 
+def unpacked(store: ModelStore, part: PartFile, content: bytes = b"{}") -> Path:
+    with store.unpacking(part) as folder:
+        folder.mkdir()
+        (folder / "config.json").write_bytes(content)
+        path = store.take_folder(folder, part, ModelName("Org/m"), SHA256, "copied")
+    assert not folder.exists()
+    return path
+
+
+def test_a_folder_has_a_name_of_our_own_and_its_part_is_gone(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    store.take(arrived(store), ModelName("m"), SHA256, "")
+    path = unpacked(store, arrived(store))
+    assert path == tmp_path / f"org-m-{SHA256[:12]}"
+    (entry,) = store.folders()
+    assert (entry.name, entry.path, entry.sha256, entry.fetched) == ("Org/m", path, SHA256, True)
+    assert [one.name for one in store.entries()] == ["m"], "both kinds are in one index"
+    assert list(tmp_path.glob(".*.part*")) == [
+        store.part(SHA256).path.with_name(f"{store.part(SHA256).path.name}.lock")
+    ]
+
+
+def test_a_folder_that_lay_there_before_makes_place(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    unpacked(store, arrived(store), b"first")
+    path = unpacked(store, arrived(store), b"second")
+    assert (path / "config.json").read_bytes() == b"second"
+    assert [one.path for one in store.folders()] == [path]
+
+
+def test_what_failed_to_unpack_leaves_nothing_and_what_a_crash_left_is_no_hindrance(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    part = arrived(store)
+    with pytest.raises(LoadFailed), store.unpacking(part) as folder:
+        folder.mkdir()
+        (folder / "config.json").write_bytes(b"{}")
+        raise LoadFailed("no model")
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "left").write_bytes(b"")
+    with store.unpacking(part) as again:
+        assert again == folder
+        assert not again.exists()
+
+
+def test_a_folder_is_deleted_whole_and_only_by_its_name(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    path = unpacked(store, arrived(store))
+    assert not store.remove(ModelName("org-m"))
+    assert store.remove(ModelName("Org/m"))
+    assert not path.exists()
+    assert store.folders() == []
+    assert not store.remove(ModelName("Org/m"))
+
+
+@pytest.mark.parametrize("file", ["../outside-abcdef012345", "/etc", "C:\\x-abcdef012345", ".x-abcdef012345", "plain"])
+def test_an_index_names_no_folder_elsewhere(tmp_path: Path, file: str) -> None:
+    (tmp_path / "outside-abcdef012345").mkdir()
+    (tmp_path / "store" / "plain").mkdir(parents=True)
+    index = {"folders": {"m": {"file": file, "sha256": SHA256}}}
+    (tmp_path / "store" / INDEX_FILE).write_bytes(msgspec.json.encode(index))
+    store = ModelStore(tmp_path / "store")
+    assert store.folders() == []
+    assert not store.remove(ModelName("m"))
+
+
 def test_room_is_what_is_left_beside_the_spare(tmp_path: Path) -> None:
     def away(_folder: Path) -> int:
         raise OSError(5, "Input/output error")

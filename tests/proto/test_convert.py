@@ -103,6 +103,9 @@ FILE = ModelFile(
     thinking=ThinkingStyle.OPENED_TAGS,
     thinking_optional=True,
     tools=True,
+    fetched=True,
+    copy_digest="cd" * 32,
+    copy_bytes=5_000_000_000,
 )
 HARDWARE = Hardware(
     os="linux",

@@ -11,7 +11,7 @@ import pytest
 from chorus_proto import node_pb2
 from chorus_proto.errors import InsufficientMemory, InsufficientStorage, LoadFailed
 from chorus_proto.ids import ModelName
-from chorus_proto.transfers import FEATURE, FetchReport, TransferState
+from chorus_proto.transfers import FEATURE, FOLDER_FEATURE, FetchReport, TransferState
 from chorus_proto.values import EngineKind, ModelFile, ReplicaState
 from chorus_server.coordinator import Coordinator
 from tests.server.test_dispatch import call_for, play, text_of
@@ -30,10 +30,11 @@ def node(
     *models: ModelFile,
     ram_gb: float,
     features: tuple[str, ...] = (FEATURE,),
+    engines: tuple[EngineKind, ...] = (EngineKind.LLAMA_SERVER,),
 ) -> FakeNode:
     hardware = replace(STRONG, ram_bytes=round(ram_gb * GB), ram_available_bytes=round(ram_gb * GB), gpus=())
     hello = hello_of(name, models=models, hardware=hardware)
-    hello = replace(hello, features=features, engines=(EngineKind.LLAMA_SERVER,))
+    hello = replace(hello, features=features, engines=engines)
     return FakeNode(coordinator, clock, name, hello=hello)
 
 
@@ -70,6 +71,22 @@ def test_a_model_that_fits_nowhere_it_lies_comes_to_a_node_with_room_and_serves(
         for _ in answers:
             cellar.finish((await cellar.next_execute()).execution_id, "served")
         assert await asyncio.gather(*answers) == ["served"] * 3
+
+    play(tmp_path, scenario)
+
+
+def test_a_folder_comes_only_to_a_node_that_can_use_it(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        folder = replace(BIG, engine=EngineKind.TRANSFORMERS, copy_digest=DIGEST, copy_bytes=21 * GB)
+        both, features = (EngineKind.LLAMA_SERVER, EngineKind.TRANSFORMERS), (FEATURE, FOLDER_FEATURE)
+        node(coordinator, clock, "attic", folder, ram_gb=8, features=features, engines=both)
+        node(coordinator, clock, "barn", ram_gb=128, features=features)
+        node(coordinator, clock, "old", ram_gb=128, engines=both)
+        cellar = node(coordinator, clock, "cellar", ram_gb=64, features=features, engines=both)
+        answer = asking(coordinator)
+        order = await fetch_order(cellar)
+        assert (order.folder, order.file_bytes) == (True, 21 * GB)
+        answer.cancel()
 
     play(tmp_path, scenario)
 

@@ -24,7 +24,15 @@ from chorus_proto.errors import (
     Unsupported,
 )
 from chorus_proto.ids import ModelName, NodeId
-from chorus_proto.transfers import FEATURE, PIECE_BYTES, FetchReport, Transfer, TransferKind, TransferState
+from chorus_proto.transfers import (
+    FEATURE,
+    FOLDER_FEATURE,
+    PIECE_BYTES,
+    FetchReport,
+    Transfer,
+    TransferKind,
+    TransferState,
+)
 from chorus_proto.values import EngineKind, ModelFile
 from chorus_server.coordinator import Coordinator
 from chorus_server.events import Event, TransferChanged
@@ -153,15 +161,17 @@ def test_what_cannot_be_is_refused_with_the_reason(tmp_path: Path) -> None:
             await coordinator.pull_model("tiny")
         attic = node(coordinator, clock, "attic", file("m"), file("young", digest=""))
         folder = replace(file("folder"), engine=EngineKind.TRANSFORMERS)
-        coordinator.inventory_reported(attic.record, [file("m"), file("young", digest=""), folder])
+        served = replace(file("served"), engine=EngineKind.REMOTE)
+        coordinator.inventory_reported(attic.record, [file("m"), file("young", digest=""), folder, served])
         FakeNode(coordinator, clock, "old", hello=hello_of("old"))
         cellar = node(coordinator, clock, "cellar")
         refusals: list[tuple[type[ClusterError], str, str, str]] = [
             (ModelNotFound, "m3", "cellar", "on no node"),
             (NodeNotFound, "m", "garage", "no node is called"),
             (Unsupported, "m", "old", "takes no models; upgrade"),
-            (Unsupported, "folder", "cellar", "no single GGUF file"),
-            (NoReplica, "young", "cellar", "still reading the file"),
+            (Unsupported, "served", "cellar", "no GGUF file and no model folder"),
+            (Unsupported, "folder", "cellar", "node cellar cannot use one: its agent needs the engine transformers"),
+            (NoReplica, "young", "cellar", "still reading it"),
         ]
         for kind, model, to, words in refusals:
             with pytest.raises(kind, match=words):
@@ -177,6 +187,72 @@ def test_what_cannot_be_is_refused_with_the_reason(tmp_path: Path) -> None:
         with pytest.raises(NodeLost):
             await coordinator.copy_model("m", to="cellar")
         assert await coordinator.transfers() == ()
+
+    play(tmp_path, scenario)
+
+
+def folder_node(coordinator: Coordinator, clock: FakeClock, name: str, *models: ModelFile) -> FakeNode:
+    """Whose agent sends and takes model folders too."""
+    hello = replace(
+        hello_of(name, models=models, hardware=STRONG),
+        features=(FEATURE, FOLDER_FEATURE),
+        engines=(EngineKind.LLAMA_SERVER, EngineKind.TRANSFORMERS),
+    )
+    return FakeNode(coordinator, clock, name, hello=hello)
+
+
+FOLDER = replace(file("folder"), engine=EngineKind.TRANSFORMERS, copy_digest="ef" * 32, copy_bytes=SIZE + 2048)
+
+
+def test_a_folder_is_ordered_as_its_archive_of_those_who_can_use_it(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        attic = folder_node(coordinator, clock, "attic", FOLDER)
+        cellar = folder_node(coordinator, clock, "cellar")
+        begun = await coordinator.copy_model("folder", to="cellar")
+        assert (begun.kind, begun.digest, begun.total_bytes) == (TransferKind.COPY, "ef" * 32, SIZE + 2048)
+        fetch = (await cellar.next("fetch")).fetch
+        assert (fetch.folder, fetch.digest, fetch.file_bytes) == (True, "ef" * 32, SIZE + 2048)
+        coordinator.transfers_under_way.flow.opened(fetch.ticket, 0)
+        send = (await attic.next("send")).send
+        assert (send.model, send.digest) == ("folder", "ef" * 32)
+        there = await coordinator.copy_model("folder", to="attic")
+        assert (there.detail, there.total_bytes) == ("was there already", SIZE + 2048)
+
+    play(tmp_path, scenario)
+
+
+def test_a_folder_that_is_still_read_is_waited_for_and_never_pulled_for(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        attic = folder_node(coordinator, clock, "attic", replace(FOLDER, copy_digest="", copy_bytes=0))
+        folder_node(coordinator, clock, "cellar")
+        with pytest.raises(NoReplica, match="still reading it"):
+            await coordinator.copy_model("folder", to="cellar")
+        coordinator.inventory_reported(attic.record, [replace(FOLDER, name=ModelName("tiny:1b"))])
+        pulled = await coordinator.pull_model("tiny:1b", node="cellar")
+        assert pulled.kind is TransferKind.PULL, "who pulls wants the registry's GGUF file"
+
+    play(tmp_path, scenario)
+
+
+def test_a_copy_that_is_being_unpacked_is_not_taken_for_one_whose_receiver_went_away(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        attic = folder_node(coordinator, clock, "attic", FOLDER)
+        cellar = folder_node(coordinator, clock, "cellar")
+        begun = await coordinator.copy_model("folder", to="cellar")
+        transfers = coordinator.transfers_under_way
+        running, _ = transfers.flow.opened(await order(cellar, "fetch"), 0)
+        running.on_verified(SIZE + 2048)
+        transfers.flow.receiver_gone(running)
+        unpacking = FetchReport(transfer_id=begun.transfer_id, state=TransferState.RUNNING, detail="unpacking folder")
+        for _ in range(5):
+            beat(clock, 60, attic, cellar)
+            coordinator.fetch_reported(cellar.record, unpacking)
+            transfers.sweep()
+        assert running.transfer.detail == "unpacking folder"
+        assert not running.is_over
+        beat(clock, 600, attic, cellar)
+        transfers.sweep()
+        assert running.transfer.state is TransferState.FAILED, "nothing was heard of it for too long"
 
     play(tmp_path, scenario)
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chorus_client.agent import Agent, Identity
-from chorus_client.engines.base import LoadedModel, LoadOptions, Report
+from chorus_client.engines.base import Engine, LoadedModel, LoadOptions, Report
+from chorus_client.folder_archive import Digests
 from chorus_client.hardware import LiveReader
+from chorus_client.hf_folders import HfFolders
 from chorus_client.integrity import Integrity
 from chorus_client.inventory import Inventory, bundled_folder
 from chorus_client.link import CoordinatorLink
@@ -124,10 +127,34 @@ class FileEngine(FakeEngine):
         return await super().load(model, options, report)
 
 
+class FolderEngine(FakeEngine):
+    """Offers the model folders that were found."""
+
+    def __init__(self, folders: HfFolders) -> None:
+        super().__init__()
+        self._folders = folders
+
+    @property
+    def kind(self) -> EngineKind:
+        return EngineKind.TRANSFORMERS
+
+    async def inventory(self) -> list[ModelFile]:
+        return self._folders.files()
+
+
 class FileNode:
     """`async with file_node(address, "attic", folder) as node`. Its models folder and its store lie under `folder`."""
 
-    def __init__(self, address: str, name: str, folder: Path, *, hardware: Hardware, registry_url: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        name: str,
+        folder: Path,
+        *,
+        hardware: Hardware,
+        registry_url: str,
+        takes_folders: bool,
+    ) -> None:
         clock = SystemClock()
         self.name = name
         self.folder = folder
@@ -135,21 +162,27 @@ class FileNode:
         self.store = ModelStore(folder / "store", spare_bytes=0, free=self._free)
         self.integrity = Integrity(folder / "state")
         self.inventory = Inventory([folder / "own"], folder / "state", integrity=self.integrity, stores=[self.store])
+        self.folders = HfFolders([folder / "own"], folder / "state", store=self.store)
         self.engine = FileEngine(self.inventory)
+        self._engines: dict[EngineKind, Engine] = {EngineKind.LLAMA_SERVER: self.engine}
+        if takes_folders:
+            self._engines[EngineKind.TRANSFORMERS] = FolderEngine(self.folders)
         self.calls = WatchedCalls(address)
         self.reports: list[FetchReport] = []
         identity = Identity(node_id=new_node_id(), instance_id=new_instance_id(), name=name)
         self.node_id: NodeId = identity.node_id
-        self.pool = Pool({EngineKind.LLAMA_SERVER: self.engine}, clock, self._replica, open_gate())
+        self.pool = Pool(self._engines, clock, self._replica, open_gate())
         self.fetches = Fetches(
             self.store,
             self.inventory,
+            self.folders,
             self.calls,
             clock,
             registry_url=registry_url,
             limits=replace(LIMITS, hosts=own_hosts(registry_url)),
             tell=self._fetched,
             arrived=self._arrived,
+            unpacked=self._unpacked,
             removed=self._removed,
         )
         self.agent = Agent(
@@ -171,6 +204,7 @@ class FileNode:
 
     async def _removed(self) -> None:
         await self.inventory.refresh()
+        await self.folders.refresh()
         await self.agent.inventory_changed()
 
     def _replica(self, report: object) -> None:
@@ -182,8 +216,11 @@ class FileNode:
 
     async def _arrived(self, path: Path, sha256: str) -> None:
         await self.integrity.witnessed(path, sha256)
-        await self.inventory.refresh()
-        await self.agent.inventory_changed()
+        await self._removed()
+
+    async def _unpacked(self, path: Path, digests: Digests) -> None:
+        await self.folders.witnessed(path, digests)
+        await self._removed()
 
     def put(self, name: str, content: bytes) -> Path:
         """A model file of the owner's."""
@@ -203,7 +240,9 @@ class FileNode:
     async def start(self) -> None:
         await self.inventory.refresh()
         await self.inventory.digest()
-        await self.agent.prepare((EngineKind.LLAMA_SERVER,))
+        await self.folders.refresh()
+        await self.folders.digest()
+        await self.agent.prepare(tuple(self._engines))
         self._linking = asyncio.create_task(self.link.run())
 
     async def cut(self) -> None:
@@ -232,9 +271,14 @@ async def file_node(
     models: dict[str, bytes] | None = None,
     hardware: Hardware = STRONG,
     registry_url: str = "http://127.0.0.1:9",
+    folders: dict[str, Path] | None = None,
+    takes_folders: bool = False,
 ) -> AsyncGenerator[FileNode]:
-    """Joined, with these models in its own folder, their digests known."""
-    node = FileNode(address, name, folder / name, hardware=hardware, registry_url=registry_url)
+    """Joined, with these models and copies of these model folders in its own folder, their digests known."""
+    takes = takes_folders or folders is not None
+    node = FileNode(address, name, folder / name, hardware=hardware, registry_url=registry_url, takes_folders=takes)
+    for model, source in (folders or {}).items():
+        shutil.copytree(source, folder / name / "own" / model)
     for model, content in (models or {}).items():
         node.put(model, content)
     await node.start()

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from chorus_client.model_server.folder import check_folder
 from chorus_proto.errors import InvalidRequest, ModelNotFound, TransferFailed, Unsupported
 from chorus_proto.transfers import PIECE_BYTES, Transfer, TransferState
-from chorus_proto.values import NodeState
+from chorus_proto.values import EngineKind, NodeState
 from tests.server.test_dispatch import call_for, text_of
 from tests.support.fake_node import STRONG
 from tests.support.file_node import FileNode, Sabotage, file_node
 from tests.support.model_files import model_bytes, sha256_of
+from tests.support.model_folders import large_folder
 from tests.support.small_cluster import SmallCluster, small_cluster
 
 MODEL = model_bytes(4 * PIECE_BYTES + 1_000_003)
@@ -298,6 +300,131 @@ def test_two_copies_at_once_share_a_sender(tmp_path: Path) -> None:
             assert (await stage.ended(one)).state is TransferState.DONE
         for node in takers:
             holds_exactly(node)
+
+    play(tmp_path, scenario)
+
+
+# Folders --------------------------------------------------------------------------------------------------------------
+
+EXTRA_BYTES = 3 * PIECE_BYTES
+
+
+def folder_came(node: FileNode, source: Path) -> None:
+    """One folder, as its sender's, loadable, and nothing half-done beside it."""
+    (file,) = node.folders.files()
+    came = check_folder(node.folders.path_of(file.name))
+    assert file.fetched
+    assert came.path.parent == node.store.folder
+    assert {one.name: sha256_of(one.read_bytes()) for one in came.path.iterdir()} == {
+        one.name: sha256_of(one.read_bytes()) for one in source.iterdir()
+    }
+    assert node.parts() == []
+    assert list(node.store.folder.glob("*.unpacked")) == []
+
+
+def test_a_model_folder_is_copied_sent_on_and_deleted(tmp_path: Path) -> None:
+    source = large_folder(tmp_path / "source", EXTRA_BYTES)
+
+    async def scenario(stage: Stage) -> None:
+        attic = await stage.node("attic", folders={"Big_Model": source})
+        cellar = await stage.node("cellar", takes_folders=True)
+        done = await stage.ended(await stage.hub.copy_model("big_model", to="cellar"))
+        assert done.state is TransferState.DONE, done
+        (sent,) = attic.folders.files()
+        assert (done.digest, done.total_bytes, done.source) == (sent.copy_digest, sent.copy_bytes, "attic")
+        folder_came(cellar, source)
+        node = await stage.cluster.node("cellar")
+        assert node is not None
+        assert node.models == (replace(sent, fetched=True),), "its digests are known at once"
+        await attic.cut()
+        shed = await stage.node("shed", takes_folders=True)
+        assert (await stage.ended(await stage.hub.copy_model("big_model", to="shed"))).source == "cellar"
+        folder_came(shed, source)
+        await stage.hub.delete_model("big_model")
+
+        async def is_gone() -> bool:
+            nodes = [await stage.cluster.node(name) for name in ("cellar", "shed")]
+            return all(node is not None and node.models == () for node in nodes)
+
+        await until(is_gone)
+        for fetched in (cellar, shed):
+            assert [path for path in fetched.store.folder.iterdir() if path.is_dir()] == []
+
+    play(tmp_path, scenario)
+
+
+def test_a_folders_copy_that_was_cut_goes_on_where_it_was(tmp_path: Path) -> None:
+    source = large_folder(tmp_path / "source", EXTRA_BYTES)
+
+    async def scenario(stage: Stage) -> None:
+        attic = await stage.node("attic", folders={"m": source})
+        cellar = await stage.node("cellar", takes_folders=True)
+        attic.calls.hold_at = 2 * PIECE_BYTES
+        begun = await stage.hub.copy_model("m", to="cellar")
+        await until(lambda: has_pieces(cellar, 1))
+        await cellar.cut()
+        assert cellar.folders.files() == []
+        attic.calls.hold_at = None
+        cellar.relink()
+        done = await stage.ended(begun)
+        assert done.state is TransferState.DONE, done
+        folder_came(cellar, source)
+        assert attic.calls.first_offsets[-1] in (PIECE_BYTES, 2 * PIECE_BYTES)
+
+    play(tmp_path, scenario, copy_wait_s=10.0, copy_stall_s=10.0)
+
+
+@pytest.mark.parametrize("kind", ["corrupt", "lie"])
+def test_wrong_bytes_of_a_folder_are_never_unpacked(tmp_path: Path, kind: str) -> None:
+    source = large_folder(tmp_path / "source", PIECE_BYTES)
+
+    async def scenario(stage: Stage) -> None:
+        attic = await stage.node("attic", folders={"m": source})
+        attic.calls.sabotage = Sabotage(at=PIECE_BYTES + 1, corrupt=kind == "corrupt", lie=kind == "lie")
+        cellar = await stage.node("cellar", takes_folders=True)
+        done = await stage.ended(await stage.hub.copy_model("m", to="cellar"))
+        assert isinstance(done.error, TransferFailed)
+        assert "wrong bytes" in done.error.message
+        assert cellar.folders.files() == []
+        assert [path for path in cellar.store.folder.iterdir() if path.is_dir()] == []
+
+    play(tmp_path, scenario)
+
+
+def test_what_is_no_folder_is_thrown_away_though_its_digest_is_right(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.node("attic", models={"m": OTHER})
+        cellar = await stage.node("cellar", takes_folders=True)
+        record = stage.hub._registry.find("attic")  # pyright: ignore[reportPrivateUsage]  # what a lying agent would tell
+        (file,) = record.models.values()
+        folder = replace(
+            file, engine=EngineKind.TRANSFORMERS, copy_digest=file.digest, copy_bytes=file.file_bytes, digest=SHA256
+        )
+        stage.hub.inventory_reported(record, [folder])
+        done = await stage.ended(await stage.hub.copy_model("m", to="cellar"))
+        assert isinstance(done.error, TransferFailed)
+        assert "no model that can be loaded: it is no archive of a model folder" in done.error.message
+        assert (cellar.folders.files(), cellar.parts(), cellar.models()) == ([], [], [])
+        assert [path for path in cellar.store.folder.iterdir() if path.is_dir()] == []
+
+    play(tmp_path, scenario)
+
+
+def test_a_folder_needs_room_for_itself_and_its_archive_and_an_engine(tmp_path: Path) -> None:
+    source = large_folder(tmp_path / "source", PIECE_BYTES)
+
+    async def scenario(stage: Stage) -> None:
+        attic = await stage.node("attic", folders={"m": source})
+        cellar = await stage.node("cellar", takes_folders=True)
+        (sent,) = attic.folders.files()
+        cellar.free_bytes = 2 * sent.copy_bytes - 1
+        done = await stage.ended(await stage.hub.copy_model("m", to="cellar"))
+        assert done.error is not None
+        assert done.error.code == "insufficient_storage"
+        assert attic.calls.sent_bytes == 0
+        await stage.node("shed")
+        with pytest.raises(Unsupported, match="node shed cannot use one"):
+            await stage.hub.copy_model("m", to="shed")
 
     play(tmp_path, scenario)
 

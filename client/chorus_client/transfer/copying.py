@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from chorus_client.transfer.pace import Pace
 from chorus_client.transfer.part_file import PartFile
@@ -35,15 +34,25 @@ class Incoming(Protocol):
     async def rejected(self, offset: int, error: ClusterError) -> None: ...
 
 
-async def chunks_of(path: Path, offset: int, total_bytes: int) -> AsyncGenerator[Chunk, None]:
-    """The file from `offset` on, which is a multiple of `PIECE_BYTES`. Raises ModelDamaged, TransferFailed.
+class Readable(Protocol):
+    """A file, or what reads like one. Methods raise OSError."""
+
+    def seek(self, offset: int, /) -> int: ...
+
+    def read(self, size_bytes: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+async def chunks_of(opened: Callable[[], Readable], offset: int, total_bytes: int) -> AsyncGenerator[Chunk, None]:
+    """What `opened` reads, from `offset` on, which is a multiple of `PIECE_BYTES`. Raises ModelDamaged, TransferFailed.
 
     The next piece is read and hashed while the last one is on its way.
     """
     if offset % PIECE_BYTES or not 0 <= offset < total_bytes:
         raise TransferFailed(f"nothing can be sent from byte {offset} of {total_bytes}")
     try:
-        source = await asyncio.to_thread(path.open, "rb")
+        source = await asyncio.to_thread(opened)
     except OSError as error:
         raise TransferFailed(f"the model's file cannot be read: {error.strerror or error}") from error
     reading = asyncio.ensure_future(asyncio.to_thread(_piece, source, offset, total_bytes))
@@ -67,7 +76,7 @@ async def chunks_of(path: Path, offset: int, total_bytes: int) -> AsyncGenerator
         source.close()
 
 
-def _piece(source: BinaryIO, offset: int, total_bytes: int) -> tuple[bytes, bytes]:
+def _piece(source: Readable, offset: int, total_bytes: int) -> tuple[bytes, bytes]:
     """A piece and its SHA-256. Raises OSError, and ModelDamaged for a file that became shorter."""
     wanted = min(PIECE_BYTES, total_bytes - offset)
     source.seek(offset)

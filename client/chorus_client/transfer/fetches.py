@@ -14,13 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from chorus_client.folder_archive import Digests, FolderArchive
 from chorus_client.orders import FetchOrder, SendOrder
-from chorus_client.transfer.copying import Incoming, chunks_of, kept_pieces, receive
+from chorus_client.transfer.copying import Incoming, Readable, chunks_of, kept_pieces, receive
 from chorus_client.transfer.http_download import DownloadLimits, download, kept_bytes
 from chorus_client.transfer.model_store import ModelStore
 from chorus_client.transfer.pace import Pace
 from chorus_client.transfer.part_file import PartFile
 from chorus_client.transfer.registry import find_blob
+from chorus_client.transfer.unpacking import Unpacking
 from chorus_proto.clock import Clock
 from chorus_proto.errors import (
     Cancelled,
@@ -62,14 +64,23 @@ class Held(Protocol):
         ...
 
 
+class HeldFolders(Protocol):
+    """The model folders that this PC has; `hf_folders.HfFolders`."""
+
+    def archive_of_digest(self, sha256: str) -> FolderArchive | None:
+        """The archive with this SHA-256."""
+        ...
+
+
 class Fetches:
-    """`tell` hears how each fetch goes; `arrived(path, sha256)` is awaited when a model has come, `removed()` when one
-    was deleted."""
+    """`tell` hears how each fetch goes; `arrived(path, sha256)` is awaited when a model has come as one file,
+    `unpacked(path, digests)` when it has come as a folder, `removed()` when one was deleted."""
 
     def __init__(
         self,
         store: ModelStore,
         held: Held,
+        held_folders: HeldFolders,
         calls: Calls,
         clock: Clock,
         *,
@@ -77,16 +88,19 @@ class Fetches:
         limits: DownloadLimits,
         tell: Callable[[FetchReport], None],
         arrived: Callable[[Path, str], Coroutine[None, None, None]],
+        unpacked: Callable[[Path, Digests], Coroutine[None, None, None]],
         removed: Callable[[], Coroutine[None, None, None]],
     ) -> None:
         self._store = store
         self._held = held
+        self._held_folders = held_folders
         self._calls = calls
         self._clock = clock
         self._registry_url = registry_url
         self._limits = limits
         self._tell = tell
         self._arrived = arrived
+        self._unpacked = unpacked
         self._removed = removed
         self._fetches: dict[str, asyncio.Task[None]] = {}
         self._sends: dict[str, asyncio.Task[None]] = {}
@@ -182,9 +196,11 @@ class Fetches:
         part = self._store.part(digest)
         with part.reserved():
             await part.open(keep_bytes=lambda size, _note: kept_pieces(size, total_bytes))
-            self._store.require_room(total_bytes - part.size_bytes)
+            # A folder lies there twice for a moment: as it came, and unpacked.
+            self._store.require_room(total_bytes - part.size_bytes + (total_bytes if order.folder else 0))
             await self._guarded(part, self._copied(order, part, digest, total_bytes))
-            await self._take(order, part, order.model, digest, source="copied")
+            take = self._take_folder if order.folder else self._take
+            await take(order, part, order.model, digest, source="copied")
 
     async def _copied(self, order: FetchOrder, part: PartFile, digest: str, total_bytes: int) -> None:
         """Open the stream as often as it breaks, while something comes."""
@@ -247,19 +263,46 @@ class Fetches:
 
     async def _take(self, order: FetchOrder, part: PartFile, name: ModelName, digest: str, *, source: str) -> None:
         """Only the right file, only a model, and only then under its name."""
+        size_bytes = await self._finished(part, name, digest)
+        try:
+            path = await asyncio.to_thread(self._store.take, part, name, digest, source)
+        except LoadFailed as error:
+            raise _unusable(part, name, error) from None
+        await self._arrived(path, digest)
+        self._tell_done(order, name, digest, size_bytes)
+
+    async def _take_folder(
+        self, order: FetchOrder, part: PartFile, name: ModelName, digest: str, *, source: str
+    ) -> None:
+        """As `_take`, of a folder's archive."""
+        size_bytes = await self._finished(part, name, digest)
+
+        def tell() -> None:
+            self._say(order, done_bytes=size_bytes, total_bytes=size_bytes, detail=f"unpacking {name}")
+
+        tell()
+        with self._store.unpacking(part) as folder:
+            try:
+                digests = await Unpacking(part.path, folder, digest).run(tell)
+            except LoadFailed as error:
+                raise _unusable(part, name, error) from None
+            path = await asyncio.to_thread(self._store.take_folder, folder, part, name, digest, source)
+        await self._unpacked(path, digests)
+        self._tell_done(order, name, digest, size_bytes)
+
+    @staticmethod
+    async def _finished(part: PartFile, name: ModelName, digest: str) -> int:
+        """The length of the part, which is whole and right and on the disk."""
         found = part.sha256
         if found != digest:
             part.delete()
             raise ModelDamaged(f"what came for {name} has sha256 {found} instead of {digest}; it was thrown away")
         size_bytes = part.size_bytes
         await part.finish()
-        try:
-            path = await asyncio.to_thread(self._store.take, part, name, digest, source)
-        except LoadFailed as error:
-            part.delete()
-            raise TransferFailed(f"what came for {name} is no model that can be loaded: {error.message}") from None
+        return size_bytes
+
+    def _tell_done(self, order: FetchOrder, name: ModelName, digest: str, size_bytes: int) -> None:
         log.info("model %s arrived: %d bytes, sha256 %s", name, size_bytes, digest)
-        await self._arrived(path, digest)
         self._tell(
             FetchReport(
                 transfer_id=order.transfer_id,
@@ -312,12 +355,27 @@ class Fetches:
             log.exception("sending %s broke", order.model)
 
     async def _chunks(self, order: SendOrder) -> AsyncGenerator[Chunk, None]:
-        held = self._held.path_of_digest(bare_digest(order.digest))
-        if held is None:
-            raise ModelDamaged(f"no file here has the sha256 of {order.model} any more")
-        async with aclosing(chunks_of(held[0], order.offset, held[1])) as chunks:
+        opened, total_bytes = self._source(order)
+        async with aclosing(chunks_of(opened, order.offset, total_bytes)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    def _source(self, order: SendOrder) -> tuple[Callable[[], Readable], int]:
+        """What opens it, and its length. Raises ModelDamaged."""
+        digest = bare_digest(order.digest)
+        held = self._held.path_of_digest(digest)
+        if held is not None:
+            return partial(held[0].open, "rb"), held[1]
+        archive = self._held_folders.archive_of_digest(digest)
+        if archive is None:
+            raise ModelDamaged(f"no file here has the sha256 of {order.model} any more")
+        return archive.open, archive.total_bytes
+
+
+def _unusable(part: PartFile, name: ModelName, error: LoadFailed) -> TransferFailed:
+    """It came whole, and is of no use to anybody."""
+    part.delete()
+    return TransferFailed(f"what came for {name} is no model that can be loaded: {error.message}")
 
 
 def _what(order: FetchOrder) -> str:

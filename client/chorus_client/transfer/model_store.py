@@ -1,4 +1,4 @@
-"""The folder of the model files that came over the network, and under which names they are known.
+"""The folder of the models that came over the network, files and folders, and under which names they are known.
 
 File names are made here, from a cleaned model name and the digest: nothing that a remote said becomes a path. The
 index beside them holds what a file cannot say of itself; without it the files are still found, under their own names.
@@ -10,8 +10,11 @@ import contextlib
 import hashlib
 import logging
 import re
+import secrets
 import shutil
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +34,7 @@ SPARE_BYTES = 1 << 30
 PARTS_KEPT_S = 14 * 24 * 3600.0
 
 _SAFE_FILE = re.compile(r"[a-z0-9][a-z0-9._-]*\.gguf")
+_SAFE_FOLDER = re.compile(r"[a-z0-9][a-z0-9._-]*-[0-9a-f]{12}")
 _PART = ".part"
 
 
@@ -42,11 +46,12 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Index(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, _Entry] = {}
+    folders: dict[str, _Entry] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedFile:
-    """A model file whose name and SHA-256 are known from elsewhere than its folder."""
+    """A model whose name and SHA-256, of a folder its archive's, are known from elsewhere than where it lies."""
 
     name: ModelName
     path: Path
@@ -79,6 +84,15 @@ class ModelStore:
             if _SAFE_FILE.fullmatch(entry.file) and (self.folder / entry.file).is_file()
         ]
 
+    def folders(self) -> list[NamedFile]:
+        """The model folders of the index that are there, by model name."""
+        index = self._index()
+        return [
+            NamedFile(name=ModelName(name), path=self.folder / entry.file, sha256=entry.sha256, fetched=True)
+            for name, entry in sorted(index.folders.items())
+            if _SAFE_FOLDER.fullmatch(entry.file) and (self.folder / entry.file).is_dir()
+        ]
+
     def part(self, key: str) -> PartFile:
         """The part of the file with this digest, or, while that is unknown, from this address."""
         named = hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -106,28 +120,70 @@ class ModelStore:
         try:
             part.path.replace(path)
             part.forget_note()
-            self._write(name, _Entry(file=path.name, sha256=sha256, source=source))
+            self._write({name: _Entry(file=path.name, sha256=sha256, source=source)}, {})
         except OSError as error:
             raise disk_error(error, self.folder) from error
         return path
 
-    def remove(self, name: ModelName) -> bool:
-        """Delete the file of this model; False when none of that name came over the network. Raises OSError.
+    @contextmanager
+    def unpacking(self, part: PartFile) -> Generator[Path]:
+        """Where a part may be unpacked to; what lies there at the end is deleted. Raises TransferFailed."""
+        path = part.path.with_name(f"{part.path.name}.unpacked")
+        try:
+            if path.exists():
+                shutil.rmtree(path)
+        except OSError as error:
+            raise disk_error(error, self.folder) from error
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
 
-        The file goes first: what is in the index without a file is nobody's model, but not the other way round.
+    def take_folder(self, unpacked: Path, part: PartFile, name: ModelName, sha256: str, source: str) -> Path:
+        """Make a folder that was unpacked and checked a model of this PC. Raises InsufficientStorage, TransferFailed.
+
+        It has its name before the index tells of it, and its part goes last.
         """
-        entry = next((one for one in self.entries() if one.name == name), None)
-        if entry is None:
-            return False
-        entry.path.unlink(missing_ok=True)
-        models = {known: one for known, one in self._index().models.items() if known != name}
-        write_atomically(self.folder / INDEX_FILE, msgspec.json.encode(_Index(models=models)))
-        return True
+        path = self.folder / f"{file_stem(name)}-{sha256[:12]}"
+        try:
+            if path.exists():
+                self._discard(path)
+            unpacked.rename(path)
+            self._write({}, {name: _Entry(file=path.name, sha256=sha256, source=source)})
+        except OSError as error:
+            raise disk_error(error, self.folder) from error
+        part.delete()
+        return path
 
-    def _write(self, name: ModelName, entry: _Entry) -> None:
-        kept = {known.name: known for known in self.entries()}
-        models = {known: one for known, one in self._index().models.items() if known in kept}
-        write_atomically(self.folder / INDEX_FILE, msgspec.json.encode(_Index(models=models | {name: entry})))
+    def remove(self, name: ModelName) -> bool:
+        """Delete the file or folder of this model; False when none of that name came over the network. Raises OSError.
+
+        It goes first: what is in the index without a file is nobody's model, but not the other way round.
+        """
+        paths = [one.path for one in (*self.entries(), *self.folders()) if one.name == name]
+        for path in paths:
+            if path.is_dir():
+                self._discard(path)
+            else:
+                path.unlink(missing_ok=True)
+        if paths:
+            self._write({}, {})
+        return bool(paths)
+
+    def _discard(self, folder: Path) -> None:
+        """Delete it, out of sight first: half a folder is nobody's model. Raises OSError for one that is in use."""
+        hidden = self.folder / f".{folder.name}.{secrets.token_hex(4)}{_PART}"
+        folder.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)  # what stays of it is swept as old parts are
+
+    def _write(self, models: dict[str, _Entry], folders: dict[str, _Entry]) -> None:
+        """The index with these, without those that are gone. Raises OSError."""
+        index, files, kept = self._index(), {one.name for one in self.entries()}, {one.name for one in self.folders()}
+        written = _Index(
+            models={name: one for name, one in index.models.items() if name in files} | models,
+            folders={name: one for name, one in index.folders.items() if name in kept} | folders,
+        )
+        write_atomically(self.folder / INDEX_FILE, msgspec.json.encode(written))
 
     def _index(self) -> _Index:
         path = self.folder / INDEX_FILE
@@ -145,7 +201,10 @@ class ModelStore:
         for path in self.folder.glob(f".*{_PART}*"):
             with contextlib.suppress(OSError):
                 if now_s - path.stat().st_mtime > PARTS_KEPT_S:
-                    path.unlink()
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
 
 
 def check_model(path: Path) -> None:
