@@ -10,7 +10,7 @@ set "FAILED="
 "%PY%" -m pyright --pythonpath "%PY%" || set "FAILED=%FAILED% pyright"
 "%PY%" proto\generate.py --check || set "FAILED=%FAILED% generate"
 if defined FAILED echo These checks FAILED, their messages are above:%FAILED%
-if not defined CHORUS_TEST_WORKERS set "CHORUS_TEST_WORKERS=2"
-"%PY%" -m pytest -n %CHORUS_TEST_WORKERS% --dist loadfile %*
+if not defined TEST_WORKERS set "TEST_WORKERS=2"
+"%PY%" -m pytest -n %TEST_WORKERS% --dist loadfile %*
 if errorlevel 1 exit /b
 if defined FAILED exit /b 1

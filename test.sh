@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install what the tests need (once) and run every check: ./test.sh [options of pytest]
-# CHORUS_TEST_WORKERS test files run at once (2). CHORUS_SCREENSHOTS=FOLDER keeps a picture of every page. With CI=true a
+# TEST_WORKERS test files run at once (2). TEST_SCREENSHOTS=FOLDER keeps a picture of every page. With CI=true a
 # test that is skipped without a known reason fails the run (tests/support/skips.py).
 set -eu
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -24,6 +24,6 @@ if [ -n "$failed" ]; then
 fi
 echo "== -m pytest"
 status=0
-"$PY" -m pytest -n "${CHORUS_TEST_WORKERS:-2}" --dist loadfile "$@" || status=$?
+"$PY" -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile "$@" || status=$?
 [ -z "$failed" ] || exit 1
 exit "$status"

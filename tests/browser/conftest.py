@@ -1,4 +1,7 @@
-"""One Chromium for all tests of the pages; each begins with a fresh, wide, light window."""
+"""One Chromium for the tests of one page; each begins with a fresh, wide, light window.
+
+Not one for all: tests of processes, which look at the children of this one, may run in between.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pytest
 from tests.support.browser import WIDE, Browser, chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium_window() -> Iterator[Browser]:
     with chromium() as browser:
         yield browser

@@ -208,6 +208,7 @@ APIS = {
             "stream": True,
             "metadata": {"user_id": "ann"},
             "x_chorus": {"node": "attic"},
+            "rag": True,
         },
         {
             "cache_control": "prefixes are cached without being told",
@@ -229,7 +230,7 @@ APIS = {
         ollama_request.CHAT_FIELDS,
         ollama_request.parse_chat,
         {"model": "tiny:1b", "messages": TURNS},
-        {**OLLAMA, "messages": [{"role": "user", "content": "Other"}], "tools": TOOLS},
+        {**OLLAMA, "messages": [{"role": "user", "content": "Other"}], "tools": TOOLS, "rag": True},
         {"truncate": NO_CUT, "shift": NO_CUT},
     ),
     "ollama generate": Api(

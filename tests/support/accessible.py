@@ -20,6 +20,8 @@ axe.run(document, {runOnly: standards, resultTypes: ["violations"]}).then(
   (error) => done([["critical", "axe failed", String(error)]]));
 """
 
+_STILL = "return !document.getAnimations().some((one) => one instanceof CSSTransition && one.playState === 'running')"
+
 
 @cache
 def _axe() -> str:
@@ -29,6 +31,8 @@ def _axe() -> str:
 def violations(browser: Browser) -> list[str]:
     """The serious and critical violations of what is to be seen now, in words."""
     assert browser.errors() == []
+    # In the middle of a transition a colour is neither the one nor the other.
+    browser.until(lambda: browser.script(_STILL), "no colour changes")
     browser.script(_axe())
     found = cast("list[list[str]]", browser.driver.execute_async_script(_RUN, list(STANDARDS)))  # pyright: ignore[reportUnknownMemberType]  # selenium types it in part
     browser.errors()  # axe tries inline styles, which the page's policy refuses: no fault of the page

@@ -126,8 +126,8 @@ class Browser:
         return cast("int", self.script("const e = document.documentElement; return e.scrollWidth - e.clientWidth"))
 
     def screenshot(self, name: str) -> None:
-        """Kept in the folder that CHORUS_SCREENSHOTS names, if it does."""
-        if folder := os.environ.get("CHORUS_SCREENSHOTS"):
+        """Kept in the folder that TEST_SCREENSHOTS names, if it does."""
+        if folder := os.environ.get("TEST_SCREENSHOTS"):
             path = Path(folder)
             path.mkdir(parents=True, exist_ok=True)
             self.driver.get_screenshot_as_file(str(path / f"{name}.png"))  # pyright: ignore[reportUnknownMemberType]  # selenium types it in part
