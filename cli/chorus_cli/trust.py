@@ -55,10 +55,10 @@ def fingerprint_of(text: str) -> str:
 def _learnt(state_dir: Path, fingerprint: str) -> bytes | None:
     try:
         pem = (state_dir.expanduser() / FOLDER / "known" / f"{fingerprint}.pem").read_bytes()
-    except OSError:
+        certificate = ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))
+    except (OSError, ValueError):
         return None
-    whole = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii", "replace"))).hexdigest() == fingerprint
-    return pem if whole else None
+    return pem if hashlib.sha256(certificate).hexdigest() == fingerprint else None
 
 
 def _joined(state_dir: Path, address: str) -> bytes | None:

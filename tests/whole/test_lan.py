@@ -11,7 +11,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import cast
 
 import pytest
@@ -20,7 +22,7 @@ from chorus_proto.membership import JoinToken, join_token_of, new_join_token
 from chorus_proto.tls.authority import FOLDER, PUBLIC_FILE
 from tests.whole.support import Chorus, Ended, HttpReply, Running, clean_environment, cluster, eventually, run_chorus
 
-OPEN = ("--host=0.0.0.0", "--engines=scripted", "--no-microbench")
+OPEN = ("--host=0.0.0.0", "--engines=scripted", "--no-microbench", "--backend-hosts=127.0.0.0/8")
 QUICK = ("--heartbeat-s=0.2", "--suspect-after-s=0.6", "--dead-after-s=2")
 
 
@@ -228,6 +230,31 @@ def test_an_http_address_on_another_pc_verifies_its_hub_too(hub: Hub, tmp_path: 
     front.stop()
     wrong = run_chorus("http", *flags[:-1], f"--state-dir={tmp_path / 'wrong'}", f"--coordinator-ca={'ab' * 32}")
     assert wrong.code == 2 and "another hub" in wrong.err
+
+
+class _OneModel(BaseHTTPRequestHandler):
+    """Enough of OpenAI's API to be a backend."""
+
+    def do_GET(self) -> None:
+        body = b'{"object": "list", "data": [{"id": "far-away", "object": "model"}]}'
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on the terminal."""
+
+
+def test_a_backend_in_a_listed_network_becomes_a_node_of_an_encrypted_hub(hub: Hub) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _OneModel) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        made = hub.command("backends", "register", "far", f"http://127.0.0.1:{server.server_port}")
+        assert made.code == 0, made.err
+        eventually(lambda: hub.nodes().get("far") == "alive", within_s=20, what="the backend has joined")
+        assert hub.command("backends", "unregister", "far").code == 0
+        server.shutdown()
 
 
 def test_no_secret_stands_in_a_log_or_in_a_command_line(hub: Hub) -> None:
