@@ -34,7 +34,7 @@ def test_up_answers_a_question_with_a_real_model_and_stops_without_a_trace(tmp_p
         assert f"Assigned Model: {model}" in output
         assert "Total Clients: 1" in output
         assert f"{url}/v1/chat/completions" in output
-        assert "chorus agent --join" in output
+        assert f"chorus agent --name NAME --join {address}" in output and "--host 0.0.0.0" in output
         assert "Traceback" not in output
 
         asked = run_chorus("ask", "--json", f"--coordinator={address}", "--", "What is the capital of France?")
