@@ -100,6 +100,7 @@ def ready_lines(version: str, state: ClusterState, model: str | None, at: Addres
         "",
         f"Chorus {version}: {what}, {pcs} PC{'' if pcs == 1 else 's'}.",
         "",
+        f"  web page        {at.shown_http}",
         f"  API and status  {at.shown_http} (OpenAI: {at.shown_http}/v1)",
         *([f"  Ollama's API    {at.shown_ollama} too"] if at.ollama else []),
         *join_lines(at),
