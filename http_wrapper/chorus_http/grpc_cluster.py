@@ -2,6 +2,8 @@
 
 The stream is dialled when it is first needed and again after it broke. Calls open when it breaks fail; none is repeated
 here, because the coordinator may have worked on it.
+
+Longer than others, because every verb of `Cluster` is a method of the one class that holds the stream.
 """
 
 from __future__ import annotations

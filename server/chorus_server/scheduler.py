@@ -1,7 +1,7 @@
 """Who gets which slot: waiting requests are matched with replicas, one by one, until nothing more fits.
 
 Everything here is decided from its arguments and the injected clock, without waiting for anything: the coordinator's
-waiting room and the simulator of `bench.sim_routing` run the same code.
+waiting room and the simulator of `bench.simulation` run the same code.
 """
 
 from __future__ import annotations
