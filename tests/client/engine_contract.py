@@ -18,6 +18,7 @@ from chorus_proto.errors import EngineFailed, EngineUnavailable, LoadFailed
 from chorus_proto.generation import Delta, Done, Generation, Message, Piece, Prefilled
 from chorus_proto.ids import ModelName
 from chorus_proto.values import ModelFile
+from tests.support.patience import granted_s
 
 _OPTIONS = LoadOptions(slots=2, context_tokens=1024)
 QUESTION = "What is the capital of France?"
@@ -69,7 +70,7 @@ async def answered(model: LoadedModel, generation: Generation) -> tuple[str, Don
 async def until(condition: Callable[[], Awaitable[bool]], *, within_s: float, what: str) -> None:
     """Poll with a deadline; the failure says what did not come."""
     try:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(granted_s(within_s)):
             while not await condition():
                 await asyncio.sleep(0.02)
     except TimeoutError:

@@ -16,6 +16,7 @@ from chorus_client.inventory import bundled_folder
 from chorus_client.model_shape import shape_of
 from chorus_proto.errors import LoadFailed
 from tests.support.gguf_writer import ARRAY, BOOL, STRING, U32, Array, Gguf, Raw, llama
+from tests.support.patience import granted_s
 
 
 def written(folder: Path, content: bytes) -> Path:
@@ -167,7 +168,7 @@ def test_a_hostile_header_costs_neither_time_nor_memory(tmp_path: Path) -> None:
     path = written(tmp_path, llama(hostile).encoded())
     started = time.perf_counter()
     read_header(path)
-    assert time.perf_counter() - started < 3  # a second on a PC that does nothing else
+    assert time.perf_counter() - started < granted_s(2)  # a second on a PC that does nothing else
     tracemalloc.start()
     read_header(path)
     peak = tracemalloc.get_traced_memory()[1]

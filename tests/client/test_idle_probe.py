@@ -16,6 +16,7 @@ from chorus_proto.generation import Generation, Piece
 from chorus_proto.values import EngineKind, ModelFile
 from tests.client.engine_contract import silent
 from tests.support.fake_engine import FakeEngine, FakeLoaded
+from tests.support.patience import granted_s
 
 QUICK = ProbeLimits(every_s=0.1, within_s=0.3)
 
@@ -108,7 +109,7 @@ def test_the_probe_makes_way_when_somebody_asks() -> None:
         while not probed.loaded.generating:
             await asyncio.sleep(0.01)
         probed.idle_s = 0.0
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(granted_s(1)):
             while probed.loaded.generating:
                 await asyncio.sleep(0.01)
         assert probed.heard == []

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from chorus_client.safetensors import INDEX_FILE, SINGLE_FILE, Tensor, read_folder, read_header
 from chorus_proto.errors import LoadFailed
+from tests.support.patience import granted_s
 
 DEMO = Path(__file__).parents[1] / "data" / "demo-tiny-hf"
 
@@ -229,7 +230,7 @@ def test_a_hostile_header_costs_neither_time_nor_memory(tmp_path: Path) -> None:
             assert not sound
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert time.perf_counter() - started < 6  # tracing included; half a second without
+        assert time.perf_counter() - started < granted_s(3)  # tracing included; half a second without
         assert peak < 50 << 20
 
 

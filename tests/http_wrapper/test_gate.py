@@ -31,6 +31,7 @@ from chorus_proto.tls.authority import FOLDER, PUBLIC_FILE
 from tests.support.clock import FakeClock
 from tests.support.fake_cluster import MODEL, FakeCluster, waiting
 from tests.support.http_face import Reply, http_face, send_raw, until
+from tests.support.patience import granted_s
 
 CHAT = "/v1/chat/completions"
 BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}).encode()
@@ -265,7 +266,7 @@ def test_a_revoked_key_ends_its_running_stream_within_a_second_and_is_401_from_t
             with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                 async with asyncio.timeout(5):
                     await pairs[0][0].readuntil(b"[DONE]")
-            assert time.monotonic() - began_s <= 1.0
+            assert time.monotonic() - began_s <= granted_s(1.0)
             await until(lambda: len(cluster.cancelled) == 1)
             again = await send_raw(server.port, request("/v1/models", bearer(key)), trust)
             assert refusal(again) == (401, "invalid_api_key")
@@ -550,7 +551,7 @@ def test_many_wrong_keys_at_once_leave_the_next_good_request_quick() -> None:
             assert {reply.status for reply in replies} == {401, 429}
             began_s = time.monotonic()
             assert (await face.chat(bearer(good))).status == 200
-            assert time.monotonic() - began_s < 1.0
+            assert time.monotonic() - began_s < granted_s(1.0)
 
     asyncio.run(run())
 

@@ -30,6 +30,7 @@ from chorus_proto.keys import ApiKey, KeyClaim, Scope
 from tests.support.fake_cluster import MODEL, FakeCluster, waiting
 from tests.support.http_face import http_face, until
 from tests.support.live_client import POLLING, UPGRADE, WEBSOCKET, LiveClient, live_client
+from tests.support.patience import granted_s
 
 OPEN = HttpSettings(http_port=0, drain_within_s=1.0)
 LOCKED = replace(OPEN, require_keys=True)
@@ -389,7 +390,7 @@ def test_a_key_opens_only_the_events_of_its_scopes() -> None:
     asyncio.run(run())
 
 
-def test_a_revoked_key_closes_its_socket_within_a_second_whatever_it_does() -> None:
+def test_a_revoked_key_closes_its_socket_whatever_it_does() -> None:
     async def run() -> None:
         cluster = FakeCluster(waiting(asyncio.Event(), before=(Delta("so "),)))
         async with face(LOCKED, cluster) as there:
@@ -399,7 +400,7 @@ def test_a_revoked_key_closes_its_socket_within_a_second_whatever_it_does() -> N
                 began_s = time.monotonic()
                 await cluster.revoke_key("ann")
                 await page.until_closed()
-                assert time.monotonic() - began_s < 1.0
+                assert time.monotonic() - began_s < granted_s(1.0)
                 assert page.of("goodbye")[0]["code"] == "invalid_api_key"
             await until(lambda: len(cluster.cancelled) == 1)
 
@@ -420,7 +421,7 @@ def test_a_key_that_lost_a_scope_is_denied_the_next_event() -> None:
 
             began_s = time.monotonic()
             while not await denied():
-                assert time.monotonic() - began_s < 1.5
+                assert time.monotonic() - began_s < granted_s(1.5)
                 await asyncio.sleep(0.1)
 
     asyncio.run(run())
@@ -678,7 +679,7 @@ def test_a_server_that_stops_says_goodbye_and_does_not_wait_for_its_sockets() ->
                 await client.ask("watch_cluster")
                 clients.append(client)
             began_s = time.monotonic()
-        assert time.monotonic() - began_s < 5.0
+        assert time.monotonic() - began_s < granted_s(3.0)
         for client in clients:
             await client.until_closed()
             assert client.of("goodbye")[0]["code"] == "draining"

@@ -16,6 +16,7 @@ from chorus_proto.values import ReplicaReport, ReplicaState
 from tests.support.fake_cluster import MODEL, FakeCluster, failing
 from tests.support.http_face import Reply, get, http_face, post, send_raw
 from tests.support.loading_cluster import BIG, LOADS, LoadingCluster, state_with, step
+from tests.support.patience import granted_s
 
 
 def send(cluster: FakeCluster, *sent: bytes, settings: HttpSettings | None = None) -> list[Reply]:
@@ -48,7 +49,7 @@ def test_a_load_answers_at_once_and_its_progress_can_be_polled() -> None:
     asked, first, second, last = send(
         cluster, post("/api/model/load", body(model=BIG, keep_alive="5m")), get(path), get(path), get(path)
     )
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < granted_s(5)
     assert asked.status == 202
     assert cluster.loads == [(BIG, None, 300.0)]
     assert (asked.json()["success"], asked.json()["model"], asked.json()["nodes"]) == (True, BIG, ["attic-pc"])
@@ -183,7 +184,7 @@ def test_the_web_process_answers_while_a_load_goes_on() -> None:
             for _ in range(20):
                 began_s = time.monotonic()
                 assert (await send_raw(server.port, get("/health"))).status == 200
-                assert time.monotonic() - began_s < 1
+                assert time.monotonic() - began_s < granted_s(1)
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 

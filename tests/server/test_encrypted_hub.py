@@ -31,6 +31,7 @@ from chorus_server.settings import CoordinatorSettings
 from tests.support.clock import FakeClock
 from tests.support.fake_node import hello_of
 from tests.support.http_face import until
+from tests.support.patience import granted_s
 
 WITHIN_S = 5.0
 Metadata = tuple[tuple[str, str], ...]
@@ -256,7 +257,7 @@ def test_a_renewed_certificate_is_shown_without_a_restart(tmp_path: Path, monkey
 # Members ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_member_links_and_is_cut_off_within_a_second_of_its_revocation(tmp_path: Path) -> None:
+def test_a_member_links_and_is_cut_off_by_its_revocation(tmp_path: Path) -> None:
     async def run() -> None:
         async with hub(tmp_path) as at, dial(at.grpc_address, ca_of(at)) as channel:
             assert at.roster is not None
@@ -265,7 +266,7 @@ def test_a_member_links_and_is_cut_off_within_a_second_of_its_revocation(tmp_pat
                 welcome = await call.read()
                 assert isinstance(welcome, node_pb2.CoordinatorBatch) and welcome.frames[0].HasField("welcome")
                 await at.roster.revoke_member("attic")
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(granted_s(1.0)):
                     with pytest.raises(aio.AioRpcError) as caught:
                         while await call.read() is not aio.EOF:
                             pass  # what was on its way before
@@ -334,7 +335,7 @@ def test_a_revoked_key_ends_its_stream_over_tls(tmp_path: Path) -> None:
             watched = at.coordinator.keys
             await until(lambda: made.key.key_id in watched._endings)  # pyright: ignore[reportPrivateUsage]  # the stream has begun, which nothing else tells
             await at.coordinator.revoke_key("ann")
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(granted_s(1.0)):
                 assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
             over.set()
 

@@ -18,6 +18,7 @@ from chorus_server.routing import Candidate, Need, Router
 from chorus_server.scheduler import QueueRules, Scheduler
 from chorus_server.tickets import Group, Ticket
 from tests.support.clock import FakeClock
+from tests.support.patience import granted_s
 
 TINY = ModelName("tiny")
 
@@ -297,4 +298,4 @@ def test_ten_thousand_waiting_do_not_make_a_choice_slow() -> None:
         desk.come(f"user-{number % 50}")
     began_s = time.perf_counter()
     desk.run(200)
-    assert (time.perf_counter() - began_s) / 200 < 0.01
+    assert (time.perf_counter() - began_s) / 200 < granted_s(0.01)

@@ -20,6 +20,7 @@ from chorus_http.settings import HttpSettings
 from chorus_http.tls import http_tls
 from chorus_proto.clock import Clock, SystemClock
 from chorus_proto.cluster import Cluster
+from tests.support.patience import granted_s
 
 WITHIN_S = 10.0
 
@@ -98,7 +99,7 @@ async def until(done: Callable[[], bool], *, within_s: float = WITHIN_S) -> floa
     """Poll until `done()`; the seconds it took. Fails the test when it does not come true in time."""
     started = time.monotonic()
     while not done():
-        if time.monotonic() - started > within_s:
+        if time.monotonic() - started > granted_s(within_s):
             raise AssertionError(f"did not come true within {within_s} s")
         await asyncio.sleep(0.005)
     return time.monotonic() - started

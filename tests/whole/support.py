@@ -22,6 +22,8 @@ from typing import TypeVar, cast
 
 import psutil
 
+from tests.support.patience import granted_s
+
 START_WITHIN_S = 40.0
 STOP_WITHIN_S = 20.0
 POLL_S = 0.02
@@ -31,7 +33,7 @@ Found = TypeVar("Found")
 
 def eventually(look: Callable[[], Found | None], *, within_s: float, what: str) -> Found:
     """Poll until `look` returns something true, and return it. Fails the test with `what` when it does not in time."""
-    ends_at = time.monotonic() + within_s
+    ends_at = time.monotonic() + granted_s(within_s)
     while True:
         found = look()
         if found:

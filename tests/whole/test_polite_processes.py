@@ -21,6 +21,7 @@ from chorus_client.hardware.network import mac_addresses
 from chorus_client.scripted_text import scripted_text
 from chorus_server.magic_packet import magic_packet
 from tests.support.message_bus import Answer, FakeBus, fake_bus
+from tests.support.patience import granted_s
 from tests.whole.streams import open_stream
 from tests.whole.support import Chorus, Running, chat, cluster, eventually, http, run_chorus
 
@@ -109,9 +110,7 @@ def test_an_owner_who_comes_is_noticed_and_what_runs_is_not_cut(tmp_path: Path) 
         with open_stream(here.url, "scripted", "Hello there", max_tokens=TOKENS) as stream:
             stream.read_until(b'"content"', within_s=10)
             owner.idle_ms = 0
-            began_s = time.monotonic()
             eventually(lambda: here.courtesy_of("attic"), within_s=6, what="noticed within 5 s, told within 1 s more")
-            assert time.monotonic() - began_s <= 6
             assert here.courtesy_of("attic") == {"paused": False, "slots": 1, "reason": "its owner is at the keyboard"}
             answers: list[str] = []
             asking = threading.Thread(target=lambda: answers.append(chat(here.url, "scripted", "hello")))
@@ -208,7 +207,7 @@ def test_a_pc_that_sleeps_is_woken_by_a_request_that_only_it_can_serve(tmp_path:
             port = here.grpc.rpartition(":")[2]
             agent = here.agent("attic", join=f"{address}:{port}", DBUS_SYSTEM_BUS_ADDRESS=bus.address)
             eventually(lambda: here.is_ready("attic"), within_s=10, what="it serves")
-            assert logind.sleep() < 2
+            assert logind.sleep() < granted_s(2)
             eventually(lambda: here.state_of("attic") == "asleep", within_s=2, what="the hub knows that it sleeps")
             answers: list[str] = []
             asking = threading.Thread(target=lambda: answers.append(chat(here.url, "scripted", "hello")))
@@ -220,7 +219,7 @@ def test_a_pc_that_sleeps_is_woken_by_a_request_that_only_it_can_serve(tmp_path:
             eventually(lambda: here.state_of("attic") == "alive", within_s=5, what="it rejoins within 5 s")
             asking.join(timeout=30)
             assert answers == [scripted_text("hello", TOKENS)]
-            assert time.monotonic() - woken_s < 15
+            assert time.monotonic() - woken_s < granted_s(15)
             shown = run_chorus(
                 "nodes", "wake", "attic", f"--coordinator={here.grpc}", f"--state-dir={here.chorus.state_dir}"
             )
@@ -255,9 +254,7 @@ def test_a_process_that_stood_still_for_longer_rejoins_in_time_and_shows_no_ghos
                 stream.read_until(None, within_s=5)
                 assert b'"code":"node_lost"' in stream.received
                 time.sleep(2)
-            thawed_s = time.monotonic()
             eventually(lambda: here.is_ready("attic"), within_s=5, what="it rejoins within 5 s")
-            assert time.monotonic() - thawed_s < 5
         answers = [chat(here.url, "scripted", f"question {number}") for number in range(2)]
         assert answers == [scripted_text(f"question {number}", TOKENS) for number in range(2)]
 
