@@ -10,10 +10,10 @@ from tests.support import postgres
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """Its address; whoever uses it begins by dropping the schema."""
     folder = postgres.bundled_bin()
     if folder is None:
         pytest.skip(postgres.NO_PGVECTOR)
-    with postgres.server(folder, tmp_path_factory.mktemp("postgres")) as url:
+    with postgres.server(folder) as url:
         yield url

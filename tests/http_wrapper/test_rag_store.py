@@ -321,16 +321,13 @@ def test_a_collection_larger_than_the_memory_allowed_is_refused_with_the_fix(tmp
         assert found_by_words(store, "words") == ["Some words."]
 
 
-def test_a_server_without_pgvector_is_refused_with_the_fix(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_server_without_pgvector_is_refused_with_the_fix() -> None:
     from chorus_http.rag.postgres_store import PostgresStore
 
     folder = postgres.system_bin()
     if folder is None or postgres.has_pgvector(folder):
         pytest.skip(postgres.NO_POSTGRES)
-    with (
-        postgres.server(folder, tmp_path_factory.mktemp("plain")) as url,
-        pytest.raises(StoreUnavailable, match="pgvector"),
-    ):
+    with postgres.server(folder) as url, pytest.raises(StoreUnavailable, match="pgvector"):
         PostgresStore(url)
 
 

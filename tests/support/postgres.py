@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -41,9 +42,17 @@ def has_pgvector(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def server(folder: Path, root: Path) -> Generator[str]:
-    """The address of a fresh server, which listens on loopback and asks for no password, while the block runs."""
-    root.mkdir(parents=True, exist_ok=True)
+def server(folder: Path) -> Generator[str]:
+    """The address of a fresh server, which listens on loopback and asks for no password, while the block runs.
+
+    Its data lies outside pytest's folders, which every run of pytest closes anew to all users but its own.
+    """
+    with tempfile.TemporaryDirectory(prefix="chorus-postgres-") as root, _running(folder, Path(root)) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _running(folder: Path, root: Path) -> Generator[str]:
     state = root / "state"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -67,10 +76,6 @@ def _become(root: Path) -> list[str]:
         return []
     name = "postgres" if _exists("postgres") else "nobody"
     shutil.chown(root, name)
-    for parent in root.parents:
-        # pytest's folders are closed to all others.
-        if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
     return ["setpriv", f"--reuid={name}", "--clear-groups", "--"]
 
 
