@@ -181,6 +181,8 @@ async def models_ready(hub: RunningCoordinator) -> AsyncGenerator[asyncio.Future
             first.set_result(found[0])
 
     def on_event(_event: Event) -> None:
+        if first.done():
+            return  # every request is an event too, and to look at all nodes would cost more than most of them
         task = asyncio.get_running_loop().create_task(look())
         looking.add(task)
         task.add_done_callback(looking.discard)
