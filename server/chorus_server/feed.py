@@ -104,6 +104,8 @@ class Feed:
     def heard(self, event: Event) -> None:
         """Listens to the coordinator's own events."""
         match event:
+            case RequestStarted() | RequestEnded():  # first, because there are a thousand of them to one of the others
+                self._add(event)
             case NodeRegistered(node=node):
                 self._add(NodeTold(node=node, news=NodeNews.JOINED))
             case NodeChanged(node_id=node_id, state=state, reason=reason):
@@ -133,8 +135,6 @@ class Feed:
                 )
             case TransferChanged(transfer=transfer):
                 self._add_transfer(transfer)
-            case RequestStarted() | RequestEnded():
-                self._add(event)
 
     def look(self) -> None:
         """Tell what changes all the time, if somebody watches. Called a few times a second."""

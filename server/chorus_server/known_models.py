@@ -24,6 +24,8 @@ class KnownModels:
 
     def find(self, wanted: str, *, embeddings: bool) -> ModelName:
         """See `WaitingRoom.known_model`."""
+        if self._serves(ModelName(wanted), embeddings=embeddings):
+            return ModelName(wanted)
         held = self._held()
         for meant in dict.fromkeys((wanted, self._aliases.meant(wanted))):
             for known, embedding in held.items():
@@ -37,6 +39,16 @@ class KnownModels:
         near = closest(wanted, chat)
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; models here: {', '.join(chat) or 'none'}"
         raise ModelNotFound(f"model {wanted!r} is on no node{hint}", param="model")
+
+    def _serves(self, name: ModelName, *, embeddings: bool) -> bool:
+        """True where a node has a model of that very name ready: the case of nearly every request, which need not look
+        through all models of all nodes."""
+        for record in self._registry.records():
+            replica = record.replicas.get(name)
+            if replica is not None and replica.report.state is ReplicaState.READY and record.state.is_here:
+                file = record.models.get(name)
+                return file is None or embeddings or not file.embedding
+        return False
 
     def _held(self) -> dict[ModelName, bool]:
         """Every model on a node, and whether it only makes embeddings."""

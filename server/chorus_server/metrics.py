@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Counting
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -13,6 +14,17 @@ from chorus_proto.errors import ErrorCode
 from chorus_proto.values import ClusterState, NodeState
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Series:
+    """What a finished request of one model on one node counts in; to look them up anew costs more than to count."""
+
+    finished: Counter
+    prompt: Counter
+    completion: Counter
+    ttft: Histogram
+    duration: Histogram
 
 
 class Counters:
@@ -40,6 +52,7 @@ class Counters:
         self._tokens = Counter(
             "chorus_tokens_total", "Tokens read and written", ["node", "model", "kind"], registry=self.registry
         )
+        self._series: dict[tuple[str, str], _Series] = {}
         self._ttft = Histogram(
             "chorus_node_ttft_seconds",
             "Time to the first token, on the node",
@@ -59,11 +72,23 @@ class Counters:
         self, node: str, model: str, *, prompt_tokens: int, completion_tokens: int, duration_s: float, ttft_s: float
     ) -> None:
         self.finished_total += 1
-        self._requests.labels("finished", "").inc()
-        self._tokens.labels(node, model, "prompt").inc(prompt_tokens)
-        self._tokens.labels(node, model, "completion").inc(completion_tokens)
-        self._ttft.labels(model).observe(ttft_s)
-        self._duration.labels(model).observe(duration_s)
+        series = self._series.get((node, model))
+        if series is None:
+            series = self._series[node, model] = self._series_of(node, model)
+        series.finished.inc()
+        series.prompt.inc(prompt_tokens)
+        series.completion.inc(completion_tokens)
+        series.ttft.observe(ttft_s)
+        series.duration.observe(duration_s)
+
+    def _series_of(self, node: str, model: str) -> _Series:
+        return _Series(
+            finished=self._requests.labels("finished", ""),
+            prompt=self._tokens.labels(node, model, "prompt"),
+            completion=self._tokens.labels(node, model, "completion"),
+            ttft=self._ttft.labels(model),
+            duration=self._duration.labels(model),
+        )
 
     def failed(self, code: ErrorCode) -> None:
         self.failed_total += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import count
+from typing import NamedTuple
 
 from chorus_proto.ids import ModelName, NodeId, RequestId
 from chorus_proto.values import Priority, RoutingStrategy
@@ -13,8 +14,7 @@ from chorus_server.routing import Need
 _numbers = count(1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class Group(NamedTuple):
     """Requests that suit the same replicas: of `model`, maybe on one node only, on none of the `excluded`
     incarnations, maybe only of the file with this `digest`; a suspect's only where no other suspect runs."""
 
