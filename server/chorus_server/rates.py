@@ -75,7 +75,7 @@ class Rates:
     ) -> None:
         """With what an earlier run measured; `changed`: it is to be saved."""
         self._steps = Fit((1 - stream_share, stream_share, CONTEXT_SHARE))
-        self._prompts = Fit((PROMPT_BASE_TOKENS, 1.0))
+        self._prompts = Fit((PROMPT_BASE_TOKENS, 1.0, 0.0))
         self.samples = 0
         self.decode_tokens_per_s: float | None = None
         self.prefill_tokens_per_s: float | None = None
@@ -105,7 +105,9 @@ class Rates:
             )
         if _is_rate(prefill_tokens_per_s) and (prompt_tokens is None or prompt_tokens >= LEAST_PROMPT_TOKENS):
             tokens = USUAL_PROMPT_TOKENS if prompt_tokens is None else prompt_tokens
-            self._prompts.observe((1.0, float(tokens)), tokens / prefill_tokens_per_s, weight=_weight(prompt_tokens))
+            self._prompts.observe(
+                (1.0, float(tokens), 0.0), tokens / prefill_tokens_per_s, weight=_weight(prompt_tokens)
+            )
         self.samples += 1
         self.changed = True
         self._work_out()
@@ -113,10 +115,10 @@ class Rates:
     def _work_out(self) -> None:
         """Here and not when they are read, because every request reads them of every node."""
         steps, prompts = self._steps.coefficients, self._prompts.coefficients
-        self.speeds = None if steps is None or prompts is None else Speeds(*steps, *prompts)
+        self.speeds = None if steps is None or prompts is None else Speeds(*steps, *prompts[:2])
         step_s = self._steps.predict((1.0, 1.0, float(USUAL_CONTEXT_TOKENS)))
         self.decode_tokens_per_s = 1 / step_s if step_s else None
-        prompt_s = self._prompts.predict((1.0, float(USUAL_PROMPT_TOKENS)))
+        prompt_s = self._prompts.predict((1.0, float(USUAL_PROMPT_TOKENS), 0.0))
         self.prefill_tokens_per_s = USUAL_PROMPT_TOKENS / prompt_s if prompt_s else None
 
 

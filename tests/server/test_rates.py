@@ -87,21 +87,21 @@ def test_a_single_slow_answer_changes_nothing_and_a_slower_machine_is_believed_a
 
 
 def test_the_fit_follows_a_slow_drift_without_setting_anything_aside() -> None:
-    fit = Fit((0.9, 0.1))
+    fit = Fit((0.9, 0.1, 0.0))
     for number in range(300):
-        assert fit.observe((1.0, 2.0), 1.0 + number / 300)
+        assert fit.observe((1.0, 2.0, 0.0), 1.0 + number / 300)
     assert fit.set_aside == 0
-    found = fit.predict((1.0, 2.0))
+    found = fit.predict((1.0, 2.0, 0.0))
     assert found == pytest.approx(2.0, rel=0.15)
 
 
 def test_no_coefficient_turns_negative_and_what_was_never_varied_keeps_its_proportion() -> None:
-    fit = Fit((0.5, 0.5))
+    fit = Fit((0.5, 0.5, 0.0))
     for streams in (1.0, 4.0) * SETTLED_AFTER:
-        fit.observe((1.0, streams), 2.0 - 0.1 * streams)
+        fit.observe((1.0, streams, 0.0), 2.0 - 0.1 * streams)
     assert fit.coefficients is not None
     assert min(fit.coefficients) >= 0
-    flat = Fit((3.0, 1.0))
+    flat = Fit((3.0, 1.0, 0.0))
     for _ in range(20):
-        flat.observe((1.0, 1.0), 8.0)
-    assert flat.coefficients == pytest.approx((6.0, 2.0))
+        flat.observe((1.0, 1.0, 0.0), 8.0)
+    assert flat.coefficients == pytest.approx((6.0, 2.0, 0.0))
