@@ -84,15 +84,17 @@ def fresh_tokens_of(asks: Sequence[Ask]) -> float:
 
 
 def print_outcomes(rows: list[tuple[str, list[Outcome]]]) -> None:
-    print(f"  {'':<36} {'goodput':>8} {'ttft p50':>9} {'p99':>8} {'longest':>8} {'cached':>7} {'refused':>8}")
+    heads = ("goodput", "ttft p50", "p99", "longest", "whole", "cached", "refused")
+    print(f"  {'':<36}" + "".join(f"{head:>9}" for head in heads))
     for name, outcomes in rows:
         asked = sum(one.asked for one in outcomes)
         ttft = [value for one in outcomes for value in one.ttft_s] or [0.0]
         cached = sum(one.cached_tokens for one in outcomes) / max(1, sum(one.prompt_tokens for one in outcomes))
+        whole_s = fmean([value for one in outcomes for value in one.whole_s] or [0.0])
         print(
-            f"  {name:<36} {sum(one.good for one in outcomes) / asked:8.3f} {percentile(ttft, 0.5):8.2f}s"
-            f" {percentile(ttft, 0.99):7.1f}s {max(one.longest_wait_s for one in outcomes):7.1f}s"
-            f" {cached:7.2f} {sum(one.refused for one in outcomes) / asked:8.3f}",
+            f"  {name:<36}{sum(one.good for one in outcomes) / asked:9.3f}{percentile(ttft, 0.5):8.2f}s"
+            f"{percentile(ttft, 0.99):8.1f}s{max(one.longest_wait_s for one in outcomes):8.1f}s{whole_s:8.1f}s"
+            f"{cached:9.2f}{sum(one.refused for one in outcomes) / asked:9.3f}",
             flush=True,
         )
 

@@ -7,6 +7,7 @@ when it comes, as balancers without a queue do.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -58,6 +59,8 @@ class Node:
 @dataclass(slots=True)
 class Outcome:
     ttft_s: list[float] = field(default_factory=list[float])
+    whole_s: list[float] = field(default_factory=list[float])
+    """From asking to the last token."""
     good: int = 0
     asked: int = 0
     refused: int = 0
@@ -197,6 +200,7 @@ class Simulation:
             strategy=self._strategy,
             came_s=now_s,
             on_time_until_s=now_s + TTFT_S,
+            may_wait_until_s=math.inf if ask.background else now_s + self._queue_s,
         )
         self._asked_of[ticket.number] = ask
         if self._bind is not None:
@@ -255,6 +259,7 @@ class Simulation:
         ttft_s = job.first_s - ask.at_s
         outcome.asked += 1
         outcome.ttft_s.append(ttft_s)
+        outcome.whole_s.append(self.clock.now_s - ask.at_s)
         outcome.good += ttft_s <= TTFT_S and decode_s / max(1, job.answer_tokens - 1) <= TPOT_S
         outcome.prompt_tokens += job.prompt_tokens
         outcome.cached_tokens += job.cached_tokens

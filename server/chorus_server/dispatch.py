@@ -250,6 +250,7 @@ class Dispatcher:
             strategy=call.strategy or self._rules.strategy,
             came_s=came_s,
             on_time_until_s=came_s + self._rules.first_token_within_s,
+            may_wait_until_s=came_s + min(self._may_wait_s(call), call.within_s),
             text=call.generation,
         )
 

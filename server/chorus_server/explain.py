@@ -12,6 +12,7 @@ from chorus_server.demand_choice import Choice
 from chorus_server.node_record import NodeRecord
 from chorus_server.routing import Candidate, Decision
 from chorus_server.tickets import Group, Ticket
+from chorus_server.worth_waiting import Better
 
 
 def refused_nodes(
@@ -77,17 +78,19 @@ def explanation(
     *,
     digest: str,
     waiting: int,
+    better: Better | None,
     expected_wait_s: float | None,
     going_on: str,
     hopeless: Hopeless | None,
 ) -> Explanation:
-    """`going_on` and `hopeless` tell of a model that nobody serves: what loads it, or why nothing can."""
-    chosen = None if waiting else decision.chosen
+    """`better`: what it would wait for rather than take the decision's slot. `going_on` and `hopeless` tell of a model
+    that nobody serves: what loads it, or why nothing can."""
+    chosen = None if waiting or better else decision.chosen
     return Explanation(
         model=ticket.group.model,
         strategy=decision.strategy,
         priority=ticket.priority,
-        verdict=_verdict(decision, chosen, waiting, expected_wait_s, going_on, hopeless),
+        verdict=_verdict(decision, chosen, waiting, better, expected_wait_s, going_on, hopeless),
         chosen=None if chosen is None else chosen.node_id,
         model_digest=digest,
         prompt_tokens=ticket.need.prompt_tokens,
@@ -113,12 +116,18 @@ def _verdict(
     decision: Decision,
     chosen: Candidate | None,
     waiting: int,
+    better: Better | None,
     expected_wait_s: float | None,
     going_on: str,
     hopeless: Hopeless | None,
 ) -> str:
     if chosen is not None:
         return f"{chosen.node_name} would run it at once"
+    if better is not None and decision.chosen is not None and not waiting:
+        return (
+            f"it would wait for about {better.free_in_s:.1f} s for {better.node_name}, which is done sooner than "
+            f"{decision.chosen.node_name}, where a slot is free"
+        )
     if decision.ranking:
         about = "" if expected_wait_s is None else f" for about {expected_wait_s:.1f} s"
         if waiting or (decision.chosen is None and all(one.cost_s is None for one in decision.ranking)):

@@ -204,11 +204,16 @@ class WaitingRoom:
 
     def _serve(self, model: ModelName | None = None) -> None:
         again_s = self._scheduler.serve(model)
+        if self._again is None and again_s is None:
+            return
+        loop = asyncio.get_running_loop()
         if self._again is not None:
+            if model is not None and (again_s is None or self._again.when() <= loop.time() + again_s):
+                return  # it may be for another model
             self._again.cancel()
             self._again = None
         if again_s is not None:
-            self._again = asyncio.get_running_loop().call_later(again_s, self._serve)
+            self._again = loop.call_later(again_s, self._serve)
 
     def would_load_on(self, model: ModelName, need: Need) -> NodeId | None:
         """The node on which the model would be loaded for a request, None when no node can."""
@@ -331,7 +336,12 @@ class WaitingRoom:
         """What would become of this ticket, which has not entered; see `Cluster.explain`."""
         group = ticket.group
         candidates = self.candidates(group)
-        decision = self._router.rank(ticket.strategy, candidates, ticket.need, self._scheduler.held(ticket))
+        held = self._scheduler.held(ticket)
+        decision = self._router.rank(ticket.strategy, candidates, ticket.need, held)
+        waiting = self._scheduler.waiting(group.model)
+        better = None
+        if decision.chosen is not None:
+            better = self._scheduler.better_later(ticket, decision.chosen, candidates, held, others=waiting)
         want = _want(group, ticket.need)
         return explanation(
             ticket,
@@ -340,7 +350,8 @@ class WaitingRoom:
                 self._registry.records(), group, candidates, self._demand.choice(want, {}), rests=self._breakers.words
             ),
             digest=self.digest(group.model),
-            waiting=self._scheduler.waiting(group.model),
+            waiting=waiting,
+            better=better,
             expected_wait_s=self.standings.next_wait_s(group.model, ticket.user),
             going_on=self._demand.progress_words(want),
             hopeless=self._demand.hopeless(want),

@@ -7,19 +7,20 @@ waiting room and the simulator of `bench.simulation` run the same code.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from chorus_proto.clock import Clock
 from chorus_proto.errors import QueueFull
 from chorus_proto.ids import ModelName
-from chorus_proto.values import Priority
+from chorus_proto.values import Priority, RoutingStrategy
 from chorus_server.fairness import Debts
 from chorus_server.line import Line
 from chorus_server.prefixes import BLOCK_BYTES, Prefixes
 from chorus_server.routing import NOTHING_HELD, PROMPTS_TOGETHER_S, Candidate, Held, Router, prompt_s
 from chorus_server.tickets import Group, Ticket
+from chorus_server.worth_waiting import Better, better_later
 
 BYTES_PER_TOKEN = 3
 _GAP_WEIGHT = 0.1
@@ -27,6 +28,9 @@ _GAP_WEIGHT = 0.1
 IN_TIME_SHARE = 0.8
 """A slot must come within so much of the time for a first token, less the reading of the prompt."""
 LONG_GAP_SHARE = 0.25
+
+_LOOK_AGAIN_S = 0.05
+"""At least so long passes until who lets a free slot pass looks again, unless another one comes free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,12 +185,17 @@ class Scheduler:
             candidates = found[ticket.group]
             held = self._held(ticket, now_s)
             chosen = self._router.choose(ticket.strategy, candidates, ticket.need, held)
-            if chosen is not None:
-                line.served(ticket, ticket.expected_tokens)
-                self.leave(ticket)
-                self._paces.setdefault(ticket.group.model, _Pace()).served(now_s, others_wait=len(line) > 0)
-                self._seat(ticket, chosen, held)
-                return True
+            if chosen is None:
+                continue
+            better = self.better_later(ticket, chosen, candidates, held, others=len(line) - 1)
+            if better is not None:
+                again_s.append(max(_LOOK_AGAIN_S, better.free_in_s))
+                continue
+            line.served(ticket, ticket.expected_tokens)
+            self.leave(ticket)
+            self._paces.setdefault(ticket.group.model, _Pace()).served(now_s, others_wait=len(line) > 0)
+            self._seat(ticket, chosen, held)
+            return True
         again_s += [
             one.prompts_s - PROMPTS_TOGETHER_S
             for group in free
@@ -194,6 +203,15 @@ class Scheduler:
             if one.slots_busy < one.slots and one.prompts_s > PROMPTS_TOGETHER_S
         ]
         return False
+
+    def better_later(
+        self, ticket: Ticket, chosen: Candidate, candidates: Sequence[Candidate], held: Held, *, others: int
+    ) -> Better | None:
+        """What the ticket had better wait for, instead of taking the slot that it could have now."""
+        if ticket.strategy is not RoutingStrategy.EXPECTED_FINISH:
+            return None
+        may_wait_s = ticket.may_wait_until_s - self._clock.monotonic_s()
+        return better_later(chosen, candidates, ticket.need, held, others=others, may_wait_s=may_wait_s)
 
     def _held(self, ticket: Ticket, now_s: float) -> Held:
         blocks = ticket.need.blocks

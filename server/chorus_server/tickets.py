@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
@@ -39,6 +40,8 @@ class Ticket:
     came_s: float
     on_time_until_s: float
     """A first token is in time when a slot comes before this."""
+    may_wait_until_s: float = math.inf
+    """For a slot, when nothing has to be loaded for it."""
     text: bytes = b""
     """The generation's JSON, unread."""
     held_tokens: float = 0.0

@@ -15,11 +15,14 @@ from chorus_proto.generation import Generation, Message
 from chorus_proto.ids import ModelName, new_request_id
 from chorus_proto.values import Dialect, Priority, ReplicaState
 from chorus_server.coordinator import Coordinator
+from chorus_server.rates import Rates
 from chorus_server.settings import CoordinatorSettings
 from chorus_server.store import Store
 from tests.server.test_dispatch import text_of
 from tests.support.clock import FakeClock
 from tests.support.fake_node import FakeNode
+
+MODEL = ModelName("scripted")
 
 Scenario = Callable[[Coordinator, FakeClock], Awaitable[None]]
 
@@ -41,7 +44,7 @@ def play(tmp_path: Path, scenario: Scenario, **settings: object) -> None:
 def call_for(user: str = "ann", priority: Priority = Priority.INTERACTIVE, **more: object) -> Call:
     call = Call(
         request_id=new_request_id(),
-        model=ModelName("scripted"),
+        model=MODEL,
         dialect=Dialect.TEXT,
         stream=True,
         generation=Generation(messages=(Message("user", "Hi"),)).encoded(),
@@ -212,3 +215,25 @@ def test_a_node_of_small_weight_comes_after_its_equal(tmp_path: Path, spared: st
         assert [one.node_name for one in explained.ranking] == [first, spared]
 
     play(tmp_path, scenario, node_weights=(f"{spared}=0.2",))
+
+
+def test_who_would_be_done_sooner_on_the_fast_pc_waits_for_it_and_is_told_so(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        fast, slow = FakeNode(coordinator, clock, "attic"), FakeNode(coordinator, clock, "cellar")
+        for node, tokens_per_s in ((fast, 80.0), (slow, 4.0)):
+            node.ready()
+            node.record.rates[MODEL] = Rates(tokens_per_s, 1000.0)
+        running = await sent(coordinator, call_for())
+        await fast.next("execute")
+        told = await coordinator.explain(call_for())
+        assert told.chosen is None
+        assert "for attic, which is done sooner than cellar, where a slot is free" in told.verdict
+        patient = await sent(coordinator, call_for("ben"))
+        assert coordinator._room.waiting == 1  # pyright: ignore[reportPrivateUsage]  # no order shows it
+        at_once = await sent(coordinator, call_for("cay", queue_within_s=0.0))
+        assert (await slow.next("execute")).execute.request_id
+        running.cancel()
+        assert (await fast.next("execute")).execute.request_id, "the patient one's"
+        await ended(running, patient, at_once)
+
+    play(tmp_path, scenario)

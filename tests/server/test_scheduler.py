@@ -29,6 +29,8 @@ class Desk:
 
     slots: dict[str, int] = field(default_factory=lambda: {"a": 1})
     limits: dict[str, int] = field(default_factory=dict[str, int])
+    steps_s: dict[str, float] = field(default_factory=dict[str, float])
+    """Of a token, by node; nodes that are not named take 10 ms."""
     background_share: float = 0.2
     target_s: float = 1e9
     clock: FakeClock = field(default_factory=FakeClock)
@@ -51,7 +53,7 @@ class Desk:
                 model=group.model,
                 slots=slots,
                 slots_busy=busy[node],
-                speeds=Speeds(0.01, 0.001, 0.0, 0.0, self.prompt_token_s),
+                speeds=Speeds(self.steps_s.get(node, 0.01), 0.001, 0.0, 0.0, self.prompt_token_s),
             )
             for node, slots in self.slots.items()
             if group.node_id in (None, node)
@@ -299,3 +301,26 @@ def test_ten_thousand_waiting_do_not_make_a_choice_slow() -> None:
     began_s = time.perf_counter()
     desk.run(200)
     assert (time.perf_counter() - began_s) / 200 < granted_s(0.01)
+
+
+def test_a_slow_pcs_slot_stays_empty_while_a_fast_one_is_done_sooner_and_no_longer() -> None:
+    desk = Desk(slots={"fast": 1, "slow": 1}, steps_s={"slow": 0.5})
+    first, second = desk.come("ann"), desk.come("ben")
+    assert desk.running == [(first, "fast")]
+    again_s = desk.scheduler.serve()
+    assert again_s is not None and again_s < 2, "nothing tells when the answer that runs grows longer than expected"
+    desk.run(1)
+    assert desk.running == [(second, "fast")]
+    for number in range(60):
+        desk.come(f"user {number}")
+    assert [node for _, node in desk.running] == ["fast", "slow"], "the last of so many would be no sooner by waiting"
+
+
+def test_who_may_wait_no_longer_takes_the_slow_slot() -> None:
+    desk = Desk(slots={"fast": 1, "slow": 1}, steps_s={"slow": 0.5})
+    desk.come("ann")
+    waiting = desk.come("ben")
+    assert waiting not in desk.served
+    waiting.may_wait_until_s = desk.clock.monotonic_s() + 0.2
+    desk.scheduler.serve()
+    assert desk.running[-1] == (waiting, "slow")
