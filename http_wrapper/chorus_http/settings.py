@@ -48,7 +48,7 @@ class HttpSettings:
     metadata_within_s: float = setting(2.0, "longest wait for the coordinator by /status and its like", minimum=0.1)
     ping_every_s: float = setting(1.0, "seconds between comments on a silent stream", minimum=0.1)
     stream_open_after_s: float = setting(
-        10.0, "a stream without output by now is opened; before, a failure still gets its own status", minimum=0
+        3.0, "a stream without output by now is opened; before, a failure still gets its own status", minimum=0
     )
     stream_buffer_bytes: int = setting(256 * 1024, "unread bytes of one stream before its node pauses", minimum=4096)
     stall_within_s: float = setting(30.0, "a caller who reads nothing for this long is cut off", minimum=1)

@@ -48,7 +48,7 @@ def test_every_setting_is_read_by_its_part_or_by_its_command(section: str) -> No
         ("coordinator", {"dead_after_s": 3}, "suspect_after_s = 3 must be less than dead_after_s = 3"),
         ("coordinator", {"dead_after_s": 90, "forget_after_s": 60}, "dead_after_s = 90 must be less than forget_after"),
         ("coordinator", {"medium_score": 81}, "medium_score = 81 must be at most large_score = 80"),
-        ("http", {"request_within_s": 5}, "stream_open_after_s = 10 must be less than request_within_s = 5"),
+        ("http", {"request_within_s": 2}, "stream_open_after_s = 3 must be less than request_within_s = 2"),
         ("agent", {"load_within_s": 30_000}, "load_within_s = 30000 must be at most load_cap_s = 21600"),
         ("agent", {"reconnect_max_s": 40}, "reconnect_max_s = 40 must be less than fence_after_s = 30"),
         ("agent", {"fence_after_s": 2.5}, "connect_within_s = 3 must be less than fence_after_s = 2.5"),

@@ -99,7 +99,7 @@ def test_what_was_not_shown_yet_moves_to_another_node_when_a_pc_falls_asleep(tmp
         async def is_quiet() -> bool:
             return attic.loaded.generating == 0
 
-        assert await until("its engine is quiet", is_quiet) < 2
+        assert await until("its engine is quiet", is_quiet) < granted_s(2)
 
     play(tmp_path, scenario, "attic")
 
@@ -142,13 +142,13 @@ def test_the_hub_hears_of_the_owner_within_a_second_and_again_after_a_lost_link(
 
         few = Courtesy(slots=1, reason="other programs use 80 % of the CPU")
         attic.agent.be_polite(few)
-        assert await until("fewer slots are seen", lambda: shows(few)) < 1
+        assert await until("fewer slots are seen", lambda: shows(few)) < granted_s(1)
         await attic.cut()
         attic.agent.be_polite(PAUSE)
         await attic.start()
         await until("the pause is seen", lambda: shows(PAUSE))
         attic.agent.be_polite(ALL_OURS)
-        assert await until("the end is seen", lambda: shows(ALL_OURS)) < 1
+        assert await until("the end is seen", lambda: shows(ALL_OURS)) < granted_s(1)
 
     play(tmp_path, scenario, "attic")
 
