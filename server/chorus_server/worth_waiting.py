@@ -41,7 +41,7 @@ def better_later(
         return None
     step_s, prompt_s = _step_and_prompt_s(free, free.speeds, free.slots_busy + 1, need, held)
     free_s = (free.prompts_s + prompt_s + need.expected_tokens * step_s) / free.weight
-    longest_s = min(may_wait_s, SOONER_SHARE * free_s)
+    longest_s = SOONER_SHARE * min(may_wait_s, free_s)  # it looks again while it may still take the free slot
     if need.urgent and step_s <= READING_STEP_S and held.left_s > 0:
         longest_s = min(longest_s, WAIT_SHARE * held.left_s)
     best: Better | None = None
