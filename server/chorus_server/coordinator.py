@@ -9,14 +9,12 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 
 from chorus_proto import PROTOCOL_MAX, __version__
 from chorus_proto.backends import Backend, NewBackend
-from chorus_proto.catalogue import shape_of, tier_of
 from chorus_proto.clock import Clock
 from chorus_proto.cluster import Ask, AskEvent, Call, CallEvent
-from chorus_proto.errors import Draining, ErrorCode
+from chorus_proto.errors import Draining
 from chorus_proto.event_log import Batch, Position
 from chorus_proto.explained import Explanation
 from chorus_proto.happenings import HubEvent
@@ -25,17 +23,14 @@ from chorus_proto.keys import ApiKey, KeyClaim, MadeKey, NewKey
 from chorus_proto.queue_state import QueueState
 from chorus_proto.transfers import FetchReport, Transfer
 from chorus_proto.values import (
-    Assignment,
     ClusterState,
     Courtesy,
     Heartbeat,
     Hello,
     ModelFile,
     ModelOrder,
-    ModelSummary,
     Reassignment,
     ReplicaReport,
-    ReplicaState,
     Welcome,
     Woken,
 )
@@ -72,9 +67,10 @@ from chorus_server.member_embedder import MemberEmbedder
 from chorus_server.members import Members
 from chorus_server.metrics import Counters, StateCollector, exposition
 from chorus_server.model_orders import ModelOrders
+from chorus_server.models_shown import models_shown
 from chorus_server.node_record import NodeRecord
 from chorus_server.opinions import Opinions, keep_opinions, read_opinions
-from chorus_server.placement import PlacementNode, PlacementRules, assign
+from chorus_server.placer import Placer, placement_rules
 from chorus_server.queue import WaitingRoom, queue_rules
 from chorus_server.reconcile import Reconciler
 from chorus_server.registry import Registry, Transition
@@ -160,6 +156,11 @@ class Coordinator:
             embedder=MemberEmbedder(self._registry, self._dispatcher),
         )
         self._council_calls = CouncilCalls(self._council, settings.routing_strategy)
+        self._placer = Placer(
+            self._loads,
+            placement_rules(settings),
+            lambda assignment: self.events.tell(ModelAssigned(assignment=assignment)),
+        )
         self._reconciler = Reconciler(self._registry, self._loads, unload_within_s=settings.unload_within_s)
         self._learnt = Learnt(store, clock)
         self.transfers_under_way = transfers
@@ -179,7 +180,7 @@ class Coordinator:
         self._learnt.joined(record)
         self._wakings.came(record)
         self._loads.link_is_new(record)
-        self._place([record])
+        self._placer.place([record])
         self._registry.explain_absence(record)
         self.transfers_under_way.joined(record)
         total = len(self._registry.present())
@@ -214,8 +215,8 @@ class Coordinator:
         pause_s = self._loads.reported(record, report, before)
         if pause_s is not None:
             log.warning("node %s: %s failed: %s", record.name, report.model, report.detail)
-            if record.assigned == report.model and self._is_unplaceable(record, report.model):
-                self._place([record])
+            if record.assigned == report.model and self._placer.is_unplaceable(record, report.model):
+                self._placer.place([record])
         if before is not report.state:
             self.events.tell(ReplicaChanged(node_id=record.node_id, node_name=record.name, report=report))
         else:
@@ -231,7 +232,7 @@ class Coordinator:
         check_inventory(announced)
         self._registry.inventory(record, announced)
         self._learnt.changed(record)
-        self._place([record])
+        self._placer.place([record])
         self.events.tell(InventoryChanged(node_id=record.node_id))
         self._reconcile()
 
@@ -279,39 +280,6 @@ class Coordinator:
         self._reconcile_is_due = False
         self._reconciler.step()
         self._room.look()
-
-    # Placement ----------------------------------------------------------------------------------------------------
-
-    def _place(self, records: list[NodeRecord]) -> list[Assignment]:
-        """Decide anew what these nodes hold, and remember it."""
-        rules = PlacementRules(
-            strategy=self._settings.placement_strategy,
-            large_from=self._settings.large_score,
-            medium_from=self._settings.medium_score,
-            context_tokens=self._settings.context_tokens,
-            slots=self._settings.slots,
-        )
-        assignments = assign([self._placement_node(record) for record in records], rules)
-        for record, assignment in zip(records, assignments, strict=True):
-            record.assigned, record.assignment_reason = assignment.model, assignment.reason
-            self.events.tell(ModelAssigned(assignment=assignment))
-        return assignments
-
-    def _placement_node(self, record: NodeRecord) -> PlacementNode:
-        return PlacementNode(
-            node_id=record.node_id,
-            name=record.name,
-            score=record.score.score,
-            hardware=record.hello.hardware,
-            models=tuple(file for file in record.models.values() if not self._is_unplaceable(record, file.name)),
-            current_model=record.assigned,
-        )
-
-    def _is_unplaceable(self, record: NodeRecord, model: ModelName) -> bool:
-        """True where the node has said that the model does not fit now, or that its file is damaged."""
-        refusal = self._loads.refusal(record, model)
-        damaged = refusal is not None and refusal.code is ErrorCode.MODEL_DAMAGED
-        return damaged or self._loads.is_too_big(record, model)
 
     # What callers ask: the Cluster protocol -----------------------------------------------------------------------
 
@@ -363,7 +331,7 @@ class Coordinator:
         self._refuse_when_draining()
         records = [record for record in self._registry.present() if record.link is not None]
         self._loads.wish_again(records)
-        assignments = self._place(records)
+        assignments = self._placer.place(records)
         self._reconcile()
         return Reassignment(assignments=tuple(assignments))
 
@@ -386,7 +354,7 @@ class Coordinator:
     async def alias_model(self, name: str, model: str) -> ModelName:
         """See `Cluster.alias_model`."""
         meant = self._room.known_model(model, embeddings=True)
-        await self.aliases.add(name, meant, held=[one.name for one in self._models_held()])
+        await self.aliases.add(name, meant, held={one for record in self._registry.present() for one in record.models})
         return meant
 
     async def metrics(self) -> bytes:
@@ -455,7 +423,7 @@ class Coordinator:
             epoch=self._store.epoch,
             uptime_s=self._clock.monotonic_s() - self._began_s,
             nodes=tuple(self._registry.shown(record) for record in records),
-            models=tuple(self._models_shown()),
+            models=tuple(models_shown(self._registry, self.aliases)),
             waiting=self._room.waiting,
             running=sum(record.link.running for record in records if record.link is not None),
             finished_total=self._counters.finished_total,
@@ -465,35 +433,6 @@ class Coordinator:
             draining=self._draining,
             councils=self._councils.summaries(),
         )
-
-    def _models_shown(self) -> Iterable[ModelSummary]:
-        held = {model.name: model for model in self._models_held()}
-        yield from held.values()
-        for name, model in self.aliases.all():
-            if model in held and name not in held:
-                yield replace(held[model], name=name, alias_of=model)
-
-    def _models_held(self) -> Iterable[ModelSummary]:
-        present = self._registry.present()
-        files = {file.name: file for record in present for file in record.models.values()}
-        for name, file in sorted(files.items()):
-            ready = [
-                record
-                for record in present
-                if name in record.replicas and record.replicas[name].report.state is ReplicaState.READY
-            ]
-            shape = shape_of(file)
-            yield ModelSummary(
-                name=name,
-                tier=None if file.embedding else tier_of(file),
-                file_bytes=file.file_bytes,
-                parameters=0 if shape is None else shape.parameters,
-                ready_on=tuple(record.node_id for record in ready),
-                on_disk_at=tuple(record.node_id for record in present if name in record.models),
-                digest=file.digest,
-                context_tokens=max((record.replicas[name].report.context_tokens for record in ready), default=0),
-                embedding=file.embedding,
-            )
 
     # Life ---------------------------------------------------------------------------------------------------------
 
@@ -517,7 +456,7 @@ class Coordinator:
             self._tell(transition)
         due = self._loads.no_longer_too_big()
         if due:
-            self._place([record for record in self._registry.present() if record.node_id in due])
+            self._placer.place([record for record in self._registry.present() if record.node_id in due])
         for record in self._registry.records():
             if record.link is not None:
                 record.link.cut_slow_callers(self._settings.slow_caller_s)
