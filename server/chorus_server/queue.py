@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -115,6 +116,11 @@ class WaitingRoom:
         try:
             self._check_worth_waiting(ticket, within_s)
         except ClusterError:
+            # Who may not wait for a faster PC takes the free slot that it has let pass for it.
+            ticket.may_wait_until_s = -math.inf
+            self._serve(group.model)
+            if place.came.done():
+                return place
             self.left(place)
             raise
         # A look at everybody is for who is the first to wait; who comes later finds the load ordered.

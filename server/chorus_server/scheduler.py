@@ -18,7 +18,7 @@ from chorus_proto.values import Priority, RoutingStrategy
 from chorus_server.fairness import Debts
 from chorus_server.line import Line
 from chorus_server.prefixes import BLOCK_BYTES, Prefixes
-from chorus_server.routing import NOTHING_HELD, PROMPTS_TOGETHER_S, Candidate, Held, Router, prompt_s
+from chorus_server.routing import PROMPTS_TOGETHER_S, Candidate, Held, Router, prompt_s
 from chorus_server.tickets import Group, Ticket
 from chorus_server.worth_waiting import Better, better_later
 
@@ -118,8 +118,9 @@ class Scheduler:
         Raises QueueFull. Durable work is written down already, and is never refused for others.
         """
         self._check_room(ticket)
+        held_tokens = self.held(ticket).tokens
         prompts_s = [
-            prompt_s(one, ticket.need, self._held(ticket, 0.0).tokens.get(one.incarnation, 0.0))
+            prompt_s(one, ticket.need, held_tokens.get(one.incarnation, 0.0))
             for one in self._replicas.candidates(ticket.group)
         ]
         patience_s = IN_TIME_SHARE * (ticket.on_time_until_s - ticket.came_s)
@@ -215,14 +216,12 @@ class Scheduler:
 
     def _held(self, ticket: Ticket, now_s: float) -> Held:
         blocks = ticket.need.blocks
+        left_s = ticket.on_time_until_s - now_s
         found = self.prefixes.held(blocks) if blocks else None
         if not found:
-            return NOTHING_HELD
+            return Held({}, left_s)
         block_tokens = ticket.need.prompt_tokens / len(blocks)
-        return Held(
-            {one: self.prefixes.trust(one) * count * block_tokens for one, count in found.items()},
-            ticket.on_time_until_s - now_s,
-        )
+        return Held({one: self.prefixes.trust(one) * count * block_tokens for one, count in found.items()}, left_s)
 
     def _seat(self, ticket: Ticket, chosen: Candidate, held: Held) -> None:
         need = ticket.need

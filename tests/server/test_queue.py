@@ -237,3 +237,41 @@ def test_who_would_be_done_sooner_on_the_fast_pc_waits_for_it_and_is_told_so(tmp
         await ended(running, patient, at_once)
 
     play(tmp_path, scenario)
+
+
+def test_who_may_not_wait_as_long_as_the_fast_pc_seems_to_take_gets_the_free_slot_of_the_slow_one(
+    tmp_path: Path,
+) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        fast, slow = FakeNode(coordinator, clock, "attic"), FakeNode(coordinator, clock, "cellar")
+        for node, tokens_per_s in ((fast, 80.0), (slow, 4.0)):
+            node.ready()
+            node.record.rates[MODEL] = Rates(tokens_per_s, 1000.0)
+        first = await sent(coordinator, call_for())
+        order = (await fast.next("execute")).execute
+        clock.advance(60.0)  # that is how long requests hold a slot here
+        fast.finish(order.execution_id)
+        await first
+        running = await sent(coordinator, call_for())
+        await fast.next("execute")
+        hurried = await sent(coordinator, call_for("ben", queue_within_s=5.0))
+        assert (await slow.next("execute")).execute.request_id
+        await ended(running, hurried)
+
+    play(tmp_path, scenario)
+
+
+def test_a_first_token_is_not_put_off_for_a_faster_pc_where_the_free_one_is_fast_enough(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        fast, brisk = FakeNode(coordinator, clock, "attic"), FakeNode(coordinator, clock, "cellar")
+        for node, tokens_per_s in ((fast, 200.0), (brisk, 15.0)):
+            node.ready()
+            node.record.rates[MODEL] = Rates(tokens_per_s, 1000.0)
+        running = await sent(coordinator, call_for(max_tokens=2000))
+        await fast.next("execute")
+        fast.record.replicas[MODEL].in_flight.tokens_left = 1000.0
+        told = await coordinator.explain(call_for())
+        assert told.verdict == "cellar would run it at once"
+        await ended(running)
+
+    play(tmp_path, scenario)
