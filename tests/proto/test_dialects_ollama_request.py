@@ -104,3 +104,11 @@ def test_a_raw_prompt_and_a_gap_to_fill_are_no_chat() -> None:
     assert raw is not None and gap is not None
     assert (raw.generation.prompt, raw.generation.messages, raw.generation.separate_thinking) == ("x", None, False)
     assert (gap.generation.prompt, gap.generation.suffix) == ("def f(", "return 1")
+
+
+def test_calls_go_back_as_ollamas_clients_know_them_with_their_index() -> None:
+    calls = [{"function": {"index": place, "name": "add", "arguments": {"a": place}}} for place in range(2)]
+    turns = [*HI, {"role": "assistant", "content": "", "tool_calls": calls}, {"role": "tool", "content": "1"}]
+    generation = parse_chat(body(messages=turns)).generation
+    assert generation is not None and generation.messages is not None
+    assert [call.function.arguments for call in generation.messages[1].tool_calls or ()] == ['{"a":0}', '{"a":1}']

@@ -143,6 +143,8 @@ def read_calls(value: JsonValue, at: str) -> tuple[ToolCall, ...]:
 class _Called(msgspec.Struct):
     name: str
     arguments: Unchecked = None
+    index: int | None = None
+    """Of Ollama's shape; its clients send back what they were told. The calls stand in their order anyway."""
 
 
 def _call(body: JsonObject, at: str) -> ToolCall:
