@@ -53,8 +53,14 @@ async def to_receiver(
     """What the receiver is to get, until the transfer is over; its words are heard meanwhile."""
     relay = job.relay
     reading = asyncio.create_task(_read_receiver(frames, flow, job), name=f"receive:{job.transfer.node_name}")
-    # When the agent ends its stream without a word, nothing is left to wait for.
-    reading.add_done_callback(lambda _task: relay.close())
+
+    def gone(_task: asyncio.Task[None]) -> None:
+        """The agent ended its stream, or we do. Told before the relay closes: its sender has not failed."""
+        if job.relay is relay:
+            flow.receiver_gone(job)
+        relay.close()
+
+    reading.add_done_callback(gone)
     try:
         async with aclosing(job.frames()) as chunks:
             async for frame in chunks:
@@ -63,8 +69,6 @@ async def to_receiver(
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
-        if job.relay is relay:
-            flow.receiver_gone(job)
 
 
 async def _read_receiver(frames: AsyncIterator[node_pb2.TransferFrame], flow: CopyFlow, job: Job) -> None:

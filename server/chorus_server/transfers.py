@@ -239,9 +239,18 @@ class Transfers:
         folder: bool = False,
         waits_for: Job | None = None,
     ) -> Transfer:
-        """Order it, or join the same one that is under way. Raises QueueFull."""
+        """Order it, or join the same one that is under way.
+
+        Raises QueueFull, and InvalidRequest when that one is not checked against the digest that is asked for.
+        """
         for job in self._running():
             if job.transfer.node_id == record.node_id and job.transfer.model == transfer.model:
+                if pull and transfer.digest not in ("", job.transfer.digest):
+                    raise InvalidRequest(
+                        f"a transfer of {transfer.model} to node {record.name} is under way that is not checked "
+                        f"against this checksum; wait for its end, or: chorus models cancel {job.transfer.transfer_id}",
+                        param="sha256",
+                    )
                 return job.transfer
         if sum(1 for _ in self._running()) >= RUNNING_LIMIT:
             raise QueueFull(f"{RUNNING_LIMIT} transfers are under way; try again later", retry_after_s=60)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from chorus_proto import node_pb2
 from chorus_proto.errors import (
     ClusterError,
     ErrorCode,
@@ -37,6 +40,7 @@ from chorus_proto.values import EngineKind, ModelFile
 from chorus_server.coordinator import Coordinator
 from chorus_server.events import Event, TransferChanged
 from chorus_server.transfer_job import UNVERIFIED_BYTES, Job
+from chorus_server.transfer_streams import from_sender, to_receiver
 from chorus_server.transfers import KEPT_LIMIT, RUNNING_LIMIT
 from tests.server.test_dispatch import play
 from tests.support.clock import FakeClock
@@ -151,6 +155,23 @@ def test_a_pull_with_another_digest_than_the_other_nodes_file_has_is_no_copy(tmp
         node(coordinator, clock, "attic", file("tiny:1b"))
         node(coordinator, clock, "cellar")
         assert (await coordinator.pull_model("tiny:1b", node="cellar", sha256="cd" * 32)).kind is TransferKind.PULL
+
+    play(tmp_path, scenario)
+
+
+def test_a_checksum_is_never_dropped_for_a_transfer_that_is_under_way_without_it(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        node(coordinator, clock, "attic")
+        transfers = coordinator.transfers_under_way
+        plain = transfers.pull("https://one.example/tiny.gguf")
+        assert transfers.pull("https://one.example/tiny.gguf", node="attic") == plain
+        with pytest.raises(InvalidRequest, match=f"chorus models cancel {plain.transfer_id}") as refused:
+            transfers.pull("https://two.example/tiny.gguf", node="attic", sha256=DIGEST)
+        assert refused.value.param == "sha256"
+        transfers.cancel(plain.transfer_id)
+        checked = transfers.pull("https://two.example/tiny.gguf", node="attic", sha256=DIGEST)
+        assert checked.digest == DIGEST
+        assert transfers.pull("https://one.example/tiny.gguf", node="attic", sha256=DIGEST) == checked
 
     play(tmp_path, scenario)
 
@@ -414,6 +435,41 @@ def test_a_sender_that_leaves_is_waited_for_when_nobody_else_has_the_file(tmp_pa
         coordinator.transfers_under_way.sweep()
         assert running.source is not None
         assert (await back.next("send")).send.offset == 0
+
+    play(tmp_path, scenario)
+
+
+def test_a_receiver_whose_network_breaks_again_and_again_is_not_blamed_on_the_sender(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        node(coordinator, clock, "attic", file())
+        node(coordinator, clock, "cellar")
+        transfers = coordinator.transfers_under_way
+        running = job(coordinator, transfers.copy("m", to="cellar"))
+        for _ in range(4):
+            transfers.flow.opened(running.receive_ticket, 0)
+            assert running.source is not None, "somebody is asked again"
+            _, source = transfers.flow.opened(running.source.ticket, 0)
+            assert source is not None
+            broken = asyncio.Event()
+
+            async def words(broken: asyncio.Event = broken) -> AsyncIterator[node_pb2.TransferFrame]:
+                await broken.wait()
+                return
+                yield node_pb2.TransferFrame()
+
+            async def chunks() -> AsyncIterator[node_pb2.TransferFrame]:
+                for number in count():
+                    chunk = node_pb2.TransferChunk(offset=number * 1024, content=bytes(1024))
+                    yield node_pb2.TransferFrame(chunk=chunk)
+
+            sending = asyncio.create_task(from_sender(chunks(), transfers.flow, running, source))
+            received = to_receiver(words(), transfers.flow, running)
+            await anext(received)
+            broken.set()  # with a full relay, because nothing takes the next chunk
+            async with asyncio.timeout(5):
+                await sending
+            await received.aclose()
+        assert not running.failures
 
     play(tmp_path, scenario)
 
