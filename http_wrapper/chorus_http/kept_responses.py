@@ -59,7 +59,7 @@ class KeptResponse:
         self._events: list[bytes] = []
         self._body = b""
         self._over = False
-        self._changed = asyncio.Event()
+        self._followers: set[asyncio.Event] = set()
 
     def hear(self, events: bytes) -> None:
         """What a stream tells."""
@@ -151,19 +151,25 @@ class KeptResponse:
     async def follow(self, *, after: int) -> AsyncGenerator[Told, None]:
         """Its events behind the one with this number, as they come."""
         place = 0
-        while True:
-            self._changed.clear()
-            payload = b"".join(events_behind(chunk, after) for chunk in self._events[place:])
-            place = len(self._events)
-            if self._over:
-                yield Ended(payload)
-                return
-            if payload:
-                yield Told(payload)
-            await self._changed.wait()
+        news = asyncio.Event()  # its own: who clears a common one takes the news from those who have not heard it yet
+        self._followers.add(news)
+        try:
+            while True:
+                news.clear()
+                payload = b"".join(events_behind(chunk, after) for chunk in self._events[place:])
+                place = len(self._events)
+                if self._over:
+                    yield Ended(payload)
+                    return
+                if payload:
+                    yield Told(payload)
+                await news.wait()
+        finally:
+            self._followers.discard(news)
 
     def _tell(self) -> None:
-        self._changed.set()
+        for news in self._followers:
+            news.set()
 
 
 class KeptResponses:
