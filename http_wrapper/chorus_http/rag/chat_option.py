@@ -22,9 +22,9 @@ from chorus_http.rag.finding import Finder
 from chorus_http.rag.prompt import BYTES_PER_TOKEN, numbers_in, prompt_of
 from chorus_http.rag.shown import shown_sources
 from chorus_http.replies import Reply
-from chorus_http.state import StateReader
+from chorus_http.state import StateReader, find_model
 from chorus_proto.dialects.strict_json import JsonObject, JsonValue, load_object
-from chorus_proto.errors import InvalidRequest
+from chorus_proto.errors import InvalidRequest, ModelNotFound
 from chorus_proto.ids import ModelName
 from chorus_proto.values import ModelSummary
 
@@ -93,8 +93,10 @@ class Documents:
     async def _model(self, name: JsonValue) -> ModelSummary:
         """Of a name that is no model's the chat itself will complain, or know better what it stands for."""
         state = await self._states.state()
-        known = [model for model in state.models if model.name == name]
-        return known[0] if known else ModelSummary(name=ModelName(str(name)))
+        try:
+            return find_model(state, str(name))
+        except ModelNotFound:
+            return ModelSummary(name=ModelName(str(name)))
 
 
 def _with_sources(reply: Reply, prepared: _Prepared, shape: AnswerShape) -> Reply:

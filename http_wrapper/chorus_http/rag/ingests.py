@@ -23,6 +23,8 @@ IngestId = NewType("IngestId", str)
 
 RUNNING_LIMIT = 2
 WAITING_LIMIT = 64
+WAITING_BYTES_LIMIT = 1 << 30
+"""Of documents that were handed in and are not over, which lie in memory until then."""
 REMEMBERED = 200
 LOOK_EVERY_S = 0.25
 
@@ -37,10 +39,14 @@ class IngestState(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Item:
-    """One document of an ingest. `load` reads it when its turn comes; `name` is what its owner calls it."""
+    """One document of an ingest. `load` reads it when its turn comes; `name` is what its owner calls it.
+
+    `held_bytes`: what it holds in memory until it is over.
+    """
 
     name: str
     load: Callable[[], Awaitable[Submission]]
+    held_bytes: int = 0
     progress: Progress = field(default_factory=Progress)
     result: Ingested | None = None
     error: ClusterError | None = None
@@ -48,6 +54,15 @@ class Item:
     @property
     def over(self) -> bool:
         return self.result is not None or self.error is not None
+
+    def let_go(self) -> None:
+        """It is remembered for a while, its text is not."""
+        self.load = _over
+        self.held_bytes = 0
+
+
+async def _over() -> Submission:
+    raise AssertionError("a document is read once")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,6 +101,9 @@ class Ingests:
         """Begin as soon as there is room; `after` runs when all documents are over. Raises QueueFull."""
         if sum(each.state is IngestState.WAITING for each in self._known.values()) >= WAITING_LIMIT:
             raise QueueFull(f"{WAITING_LIMIT} uploads wait already; send this one later.", retry_after_s=30)
+        held_bytes = sum(item.held_bytes for each in self._known.values() for item in each.items)
+        if held_bytes and held_bytes + sum(item.held_bytes for item in items) > WAITING_BYTES_LIMIT:
+            raise QueueFull(f"{held_bytes >> 20} MiB of documents wait already; send this one later.", retry_after_s=30)
         ingest = Ingest(
             id=IngestId(f"ing_{secrets.token_hex(8)}"),
             owner=owner,
@@ -152,9 +170,8 @@ class Ingests:
                 ingest.state = IngestState.RUNNING
                 for item in ingest.items:
                     try:
-                        submission = await item.load()
                         item.result = await self._ingester.ingest(
-                            ingest.owner, ingest.collection, submission, batch, item.progress
+                            ingest.owner, ingest.collection, await item.load(), batch, item.progress
                         )
                     except ClusterError as error:
                         log.info("ingest %s: a document was refused: %s", ingest.id, error.code)
@@ -162,6 +179,7 @@ class Ingests:
                     except Exception as error:  # a supervisor: a bug ends this document alone
                         log.error("bug in ingest %s", ingest.id, exc_info=error)
                         item.error = InternalError(f"Internal error. The log has the details under {ingest.id}.")
+                    item.let_go()
                 if after is not None:
                     await after()
             ingest.state = IngestState.DONE
@@ -171,4 +189,7 @@ class Ingests:
                 for item in ingest.items:
                     if not item.over:
                         item.error = Cancelled("The ingest was cancelled.")
+            for item in ingest.items:
+                item.let_go()
+            ingest.task = None  # of a cancelled one, the traceback holds the document
             ingest.ended_unix_s = self._clock.unix_s()

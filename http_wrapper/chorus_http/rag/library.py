@@ -179,4 +179,5 @@ def _at_hand(submission: Submission) -> Item:
     async def load() -> Submission:
         return submission
 
-    return Item(name=submission.source or submission.name or submission.title, load=load)
+    name = submission.source or submission.name or submission.title
+    return Item(name=name, load=load, held_bytes=len(submission.raw))
