@@ -109,6 +109,6 @@ def test_a_raw_prompt_and_a_gap_to_fill_are_no_chat() -> None:
 def test_calls_go_back_as_ollamas_clients_know_them_with_their_index() -> None:
     calls = [{"function": {"index": place, "name": "add", "arguments": {"a": place}}} for place in range(2)]
     turns = [*HI, {"role": "assistant", "content": "", "tool_calls": calls}, {"role": "tool", "content": "1"}]
-    generation = parse_chat(body(messages=turns)).generation
-    assert generation is not None and generation.messages is not None
-    assert [call.function.arguments for call in generation.messages[1].tool_calls or ()] == ['{"a":0}', '{"a":1}']
+    parsed = parse_chat(body(messages=turns)).generation
+    assert parsed is not None and parsed.generation.messages is not None
+    assert [call.function.arguments for call in parsed.generation.messages[1].tool_calls or ()] == ['{"a":0}', '{"a":1}']
