@@ -132,6 +132,8 @@ class Ask:
     """See `Call.key_id`."""
     priority: Priority = Priority.INTERACTIVE
     council: ModelName | None = None
+    queue_within_s: float | None = None
+    """How long each member may wait for a slot; see `Call.queue_within_s`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,6 +117,7 @@ def ask_message(ask: Ask, window_bytes: int) -> coordinator_pb2.Ask:
         key_id=ask.key_id,
         priority=ask.priority,
         council=ask.council or "",
+        queue_ms=None if ask.queue_within_s is None else _milliseconds(ask.queue_within_s),
     )
 
 
@@ -142,6 +143,7 @@ def of_ask(message: coordinator_pb2.Ask) -> Ask:
         key_id=message.key_id,
         priority=known_or(Priority, message.priority, Priority.INTERACTIVE),
         council=ModelName(message.council) if message.council else None,
+        queue_within_s=message.queue_ms / 1000 if message.HasField("queue_ms") else None,
     )
 
 

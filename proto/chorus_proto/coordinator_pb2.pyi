@@ -404,6 +404,7 @@ class Ask(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
+    QUEUE_MS_FIELD_NUMBER: _builtins.int
     COUNCIL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     generation: _builtins.bytes
@@ -423,6 +424,8 @@ class Ask(_message.Message):
     """as in Submit"""
     key_id: _builtins.str
     """as in Submit"""
+    queue_ms: _builtins.int
+    """as in Submit, for each member"""
     council: _builtins.str
     """its name; its definition says the rest"""
     @_builtins.property
@@ -445,15 +448,21 @@ class Ask(_message.Message):
         user: _builtins.str = ...,
         priority: _builtins.str = ...,
         key_id: _builtins.str = ...,
+        queue_ms: _builtins.int | None = ...,
         council: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "max_tokens", b"max_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_queue_ms", b"_queue_ms", "max_tokens", b"max_tokens", "queue_ms", b"queue_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "council", b"council", "generation", b"generation", "key_id", b"key_id", "max_tokens", b"max_tokens", "model", b"model", "nodes", b"nodes", "priority", b"priority", "prompt_tokens_estimate", b"prompt_tokens_estimate", "quorum", b"quorum", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "strategy", b"strategy", "user", b"user", "window_bytes", b"window_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_queue_ms", b"_queue_ms", "council", b"council", "generation", b"generation", "key_id", b"key_id", "max_tokens", b"max_tokens", "model", b"model", "nodes", b"nodes", "priority", b"priority", "prompt_tokens_estimate", b"prompt_tokens_estimate", "queue_ms", b"queue_ms", "quorum", b"quorum", "remaining_ms", b"remaining_ms", "request_id", b"request_id", "strategy", b"strategy", "user", b"user", "window_bytes", b"window_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__queue_ms: _TypeAlias = _typing.Literal["queue_ms"]  # noqa: Y015
+    _WhichOneofArgType__queue_ms: _TypeAlias = _typing.Literal["_queue_ms", b"_queue_ms"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_ms) -> _WhichOneofReturnType__queue_ms | None: ...
 
 Global___Ask: _TypeAlias = Ask  # noqa: Y015
 

@@ -226,6 +226,7 @@ class _AskOne:
             user=ask.user,
             key_id=ask.key_id,
             priority=ask.priority,
+            queue_within_s=ask.queue_within_s,
         )
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = ""

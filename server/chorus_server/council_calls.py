@@ -103,6 +103,7 @@ def _ask_of(call: Call) -> Ask:
         key_id=call.key_id,
         priority=call.priority,
         council=call.model,
+        queue_within_s=call.queue_within_s,
     )
 
 

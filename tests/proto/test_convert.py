@@ -247,6 +247,7 @@ def test_calls_and_asks_survive_the_wire() -> None:
         nodes=("a", "b"),
         quorum=2,
         council=ModelName("council/all"),
+        queue_within_s=0,
     )
     assert of_ask(ask_message(ask, 9)) == ask
 

@@ -111,4 +111,7 @@ def test_calls_go_back_as_ollamas_clients_know_them_with_their_index() -> None:
     turns = [*HI, {"role": "assistant", "content": "", "tool_calls": calls}, {"role": "tool", "content": "1"}]
     parsed = parse_chat(body(messages=turns)).generation
     assert parsed is not None and parsed.generation.messages is not None
-    assert [call.function.arguments for call in parsed.generation.messages[1].tool_calls or ()] == ['{"a":0}', '{"a":1}']
+    assert [call.function.arguments for call in parsed.generation.messages[1].tool_calls or ()] == [
+        '{"a":0}',
+        '{"a":1}',
+    ]

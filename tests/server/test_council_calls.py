@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -566,6 +567,19 @@ def test_what_a_council_cannot_honour_is_refused(tmp_path: Path) -> None:
         assert caught.value.param == "logprobs"
 
     with_two(tmp_path, use)
+
+
+def test_a_call_that_may_not_wait_is_refused_when_no_member_has_a_slot(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
+        one = node(coordinator, clock, "attic", LARGE, slots=1)
+        running = asyncio.ensure_future(called(coordinator, call_for(Dialect.TEXT, stream=False)))
+        await one.next_execute()
+        with pytest.raises(NoAnswer, match="every slot"):
+            await called(coordinator, replace(call_for(Dialect.TEXT, stream=False), queue_within_s=0.0))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    play(tmp_path, scenario)
 
 
 def test_opinions_survive_the_coordinator(tmp_path: Path) -> None:
