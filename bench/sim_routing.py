@@ -99,8 +99,7 @@ def print_outcomes(rows: list[tuple[str, list[Outcome]]]) -> None:
         )
 
 
-def chat(name: str, machines: list[str], shape: Shape, *, seeds: Sequence[int], policies: Sequence[Policy]) -> None:
-    kinds = [KINDS[one] for one in machines]
+def chat(name: str, kinds: list[Kind], shape: Shape, *, seeds: Sequence[int], policies: Sequence[Policy]) -> None:
     sample = conversations(replace(shape, rate=1.0, seconds=3000, burst=None), random.Random(0))
     limit = fluid_rate(kinds, sample, fresh_tokens_of(sample))
     wished = replace(shape, rate=shape.rate * limit)
@@ -182,21 +181,27 @@ def _full_rate(kind: Kind, asks: Sequence[Ask]) -> float:
     return 1 / (READ_START_S + prompt / kind.prefill_tokens_per_s + answer * token_s)
 
 
-def suite(seconds: float) -> list[tuple[str, list[str], Shape]]:
+def suite(seconds: float) -> list[tuple[str, list[Kind], Shape]]:
     """Name, PCs and conversations; rates are shares of what the PCs could serve as a fluid."""
     office = Shape(users=50, rate=0.5, seconds=seconds)
+    one_slot = [replace(KINDS[name], slots=1) for name in ("4090", "cpu")]
     found = [
-        (f"office, {label}, load {load}", machines, replace(office, rate=load))
+        (f"office, {label}, load {load}", _kinds(machines), replace(office, rate=load))
         for label, machines in (("GPU LAN", GPU_LAN), ("30 % CPUs", OFFICE))
         for load in (0.5, 0.7, 1.0)
     ]
     agents = Shape(users=8, rate=0.4, seconds=seconds, turns=20, think_s=1, system_tokens=2500, cv=1)
     found += [
-        ("home", HOME, Shape(users=2, rate=0.25, seconds=seconds, think_s=8)),
-        ("agents", GPU_LAN, agents),
-        ("burst", GPU_LAN, replace(office, rate=0.4, burst=(seconds / 2, seconds / 2 + 60, 5))),
+        ("home", _kinds(HOME), Shape(users=2, rate=0.25, seconds=seconds, think_s=8)),
+        ("pair of one slot each", one_slot, Shape(users=2, rate=0.25, seconds=seconds, think_s=8)),
+        ("agents", _kinds(GPU_LAN), agents),
+        ("burst", _kinds(GPU_LAN), replace(office, rate=0.4, burst=(seconds / 2, seconds / 2 + 60, 5))),
     ]
     return found
+
+
+def _kinds(machines: Sequence[str]) -> list[Kind]:
+    return [KINDS[one] for one in machines]
 
 
 def main() -> None:
