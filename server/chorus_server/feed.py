@@ -161,16 +161,13 @@ class Feed:
         for key in [key for key in self._progress if key[0] == node_id]:
             del self._progress[key]
 
-    def _record(self, node_id: NodeId) -> NodeRecord | None:
-        return next((record for record in self._registry.records() if record.node_id == node_id), None)
-
     def _add_node(self, node_id: NodeId, news: NodeNews, reason: str) -> None:
-        record = self._record(node_id)
+        record = self._registry.get(node_id)
         if record is not None:
             self._add(NodeTold(node=self._registry.shown(record), news=news, reason=reason))
 
     def _add_replica(self, node_id: NodeId, report: ReplicaReport) -> None:
-        record = self._record(node_id)
+        record = self._registry.get(node_id)
         if record is None:
             return
         key = (node_id, report.model)
@@ -182,7 +179,7 @@ class Feed:
         self._add(ReplicaTold(node_id=node_id, node_name=record.name, replica=replica))
 
     def _add_progress(self, node_id: NodeId, model: ModelName) -> None:
-        record = self._record(node_id)
+        record = self._registry.get(node_id)
         known = None if record is None else record.replicas.get(model)
         if known is not None and known.report != self._progress.get((node_id, model)):
             self._add_replica(node_id, known.report)

@@ -233,9 +233,16 @@ class Registry:
     def inventory(self, record: NodeRecord, models: Iterable[ModelFile]) -> None:
         record.models = {file.name: file for file in models}
 
+    def get(self, node_id: NodeId) -> NodeRecord | None:
+        """None where there is no such node, or no longer."""
+        return self._nodes.get(node_id)
+
     def find(self, wanted: str) -> NodeRecord:
         """A node by id, client id, name or the start of its id. Raises NodeNotFound."""
-        named = [r for r in self._nodes.values() if wanted in (r.node_id, r.client_id, r.name)]
+        known = self.get(NodeId(wanted))
+        if known is not None:
+            return known
+        named = [r for r in self._nodes.values() if wanted in (r.client_id, r.name)]
         if named:
             # A PC set up anew has its old name and a new id; the dead one is not meant.
             return min(named, key=lambda record: not record.state.is_here)

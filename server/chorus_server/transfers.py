@@ -145,7 +145,7 @@ class Transfers:
         return job.transfer
 
     def _cancel_fetch(self, job: Job) -> None:
-        record = self._record(job.transfer)
+        record = self._registry.get(job.transfer.node_id)
         if record is not None and record.link is not None:
             record.link.cancel_fetch(job.transfer.transfer_id)
 
@@ -159,9 +159,6 @@ class Transfers:
 
     def _running(self) -> Iterable[Job]:
         return [job for job in self._jobs.values() if not job.is_over]
-
-    def _record(self, transfer: Transfer) -> NodeRecord | None:
-        return next((one for one in self._registry.records() if one.node_id == transfer.node_id), None)
 
     def _ablest(self) -> NodeRecord:
         """Raises NoNodes."""
@@ -336,7 +333,7 @@ class Transfers:
                 self._look_at_pull(job)
 
     def _look_at_pull(self, job: Job) -> None:
-        record = self._record(job.transfer)
+        record = self._registry.get(job.transfer.node_id)
         if record is not None and record.link is not None:
             job.waiting_since_s = self._clock.monotonic_s()
             if job.waits_for is not None and job.waits_for.is_over and record.takes_work:
