@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import sys
+import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -130,6 +133,29 @@ def test_the_api_key_stands_in_no_command_line_and_its_file_is_gone() -> None:
             assert "--api-key" not in argv
 
     asyncio.run(check())
+
+
+def test_a_folder_that_cannot_be_removed_does_not_cost_the_engine_that_came_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def held_open(path: str, **_: object) -> None:
+        raise OSError(errno.EBUSY, "a virus scanner reads here", path)
+
+    async def check() -> None:
+        before = set(psutil.Process().children())
+        try:
+            async with tiny() as model:
+                assert (await answered(model, ask()))[0] == "The capital of France is Paris."
+        finally:
+            for left in set(psutil.Process().children()) - before:
+                left.kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", held_open)
+        asyncio.run(check())
+    assert list(tmp_path.iterdir()), "or nothing was in the way here"
 
 
 def test_a_file_that_llama_cpp_cannot_load_is_a_failure_with_the_engines_last_words(tmp_path: Path) -> None:

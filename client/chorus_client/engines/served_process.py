@@ -108,7 +108,8 @@ class _PortTaken(Exception):
 async def _serve_once(order: ServeOrder, report: Report, limits: ServeLimits) -> ServedModel:
     api_key = secrets.token_urlsafe(32)
     port = _free_port()
-    with tempfile.TemporaryDirectory(prefix="chorus-engine-") as folder:
+    # A folder that cannot be removed (Windows, while a virus scanner reads in it) must not cost an engine that runs.
+    with tempfile.TemporaryDirectory(prefix="chorus-engine-", ignore_cleanup_errors=True) as folder:
         key_file = _write_secret(Path(folder, "key"), api_key)
         try:
             child = await ChildProcess.start(order.command(port, key_file), python_child=order.python_child)

@@ -174,7 +174,8 @@ class KeptServer:
 
     async def _served(self, supervisor: Supervisor[LifeEnd]) -> str:
         """The reason of the crash. Raises LoadFailed when it never got ready."""
-        with tempfile.TemporaryDirectory(prefix="chorus-server-") as folder:
+        # What a virus scanner holds open on Windows must not end the keeping of the server.
+        with tempfile.TemporaryDirectory(prefix="chorus-server-", ignore_cleanup_errors=True) as folder:
             key_file = None if self._api_key is None else _write_secret(Path(folder, "key"), self._api_key)
             child = await self._started(key_file)
             self._child = child
