@@ -1,7 +1,7 @@
 """What loads on this PC really took, beside what was predicted, kept over restarts; it corrects the next prediction.
 
-Two rules come out of it: a load is never expected to take less than the same load took before, and a size that failed
-for memory is not tried again until clearly more is free than then.
+Two rules come out of it: a load is never expected to take less than the same load of the same file took before, and a
+size that failed for memory is not tried again until clearly more is free than then.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ FILE_NAME = "footprints.json"
 
 LEAST_CORRECTION, MOST_CORRECTION = 0.5, 2.0
 """A prediction further off than this was about something else, e.g. a file that was replaced."""
+
+SAME_FILE_SHARE = 0.03
+"""The same file loaded in the same way is predicted the same, but for what a newer estimate may change. A prediction
+further off than this share is about another file of that name; the next quantization differs by 4 % at least."""
 
 _NEWEST_WEIGHT = 0.5
 _KEPT_MEASURED = 4
@@ -58,6 +62,10 @@ class _Load(msgspec.Struct, kw_only=True):
     @property
     def way(self) -> tuple[str, str, int, int, str]:
         return (self.model, self.engine, self.context_tokens, self.slots, self.params)
+
+    def is_of(self, predicted_bytes: int) -> bool:
+        """Whether a load predicted so is one of the same file."""
+        return abs(self.predicted_bytes - predicted_bytes) <= SAME_FILE_SHARE * self.predicted_bytes
 
 
 class _Refusal(msgspec.Struct, kw_only=True):
@@ -105,7 +113,7 @@ class Footprints:
     def _record(self, key: LoadKey, predicted_bytes: int, measured_bytes: int) -> None:
         ratio = _bounded(measured_bytes / predicted_bytes)
         known = self._find(key)
-        if known is None:
+        if known is None or not known.is_of(predicted_bytes):
             correction, measured = ratio, [measured_bytes]
         else:
             correction = (1 - _NEWEST_WEIGHT) * known.correction + _NEWEST_WEIGHT * ratio
@@ -140,9 +148,12 @@ class Footprints:
         return _bounded(max(others, default=1.0))
 
     def corrected(self, key: LoadKey, predicted_bytes: int) -> int:
-        """What a load is expected to take: never less than the same load took in one of its last few times."""
+        """What a load is expected to take: never less than the same load took in one of its last few times.
+
+        Not what another file of that name took: one that was replaced by a smaller one would be refused for ever.
+        """
         known = self._find(key)
-        least_bytes = max(known.measured_bytes) if known is not None else 0
+        least_bytes = max(known.measured_bytes) if known is not None and known.is_of(predicted_bytes) else 0
         return max(round(predicted_bytes * self.correction(key)), least_bytes)
 
     def refuse(self, key: LoadKey, *, predicted_bytes: int, free_bytes: int) -> None:

@@ -64,6 +64,16 @@ def test_a_prediction_that_was_too_high_comes_down_but_not_below_what_was_measur
     assert known.corrected(key(), 100 * MB) == 90 * MB
 
 
+def test_a_file_that_was_replaced_by_a_smaller_one_need_not_have_the_memory_of_the_old_one(tmp_path: Path) -> None:
+    known = Footprints(tmp_path)
+    known.record(key(), predicted_bytes=30_000 * MB, measured_bytes=31_000 * MB)
+    assert known.corrected(key(), 8_000 * MB) == pytest.approx(8_000 * MB, rel=0.05)
+    known.record(key(), predicted_bytes=8_000 * MB, measured_bytes=8_800 * MB)
+    assert known.corrected(key(), 8_000 * MB) == 8_800 * MB
+    # A newer estimate that says a little less is about the same file.
+    assert known.corrected(key(), 7_900 * MB) == 8_800 * MB
+
+
 def test_a_load_without_bytes_teaches_nothing(tmp_path: Path) -> None:
     known = Footprints(tmp_path)
     known.record(key(), predicted_bytes=0, measured_bytes=5)
