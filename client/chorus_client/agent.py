@@ -167,7 +167,7 @@ class Agent:
             sequence=sequence,
             uptime_s=self._clock.monotonic_s() - self._began_s,
             ram_available_bytes=readings.ram_available_bytes,
-            gpu_free_bytes=readings.gpu_free_bytes,
+            gpu_free_bytes=readings.told_of(self._hardware.gpus),
             running=len(self._executions),
             tokens_total=self._tokens_total,
             cpu_percent=readings.cpu_percent,

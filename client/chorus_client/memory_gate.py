@@ -66,8 +66,8 @@ class MemoryGate:
         self._ledger = Ledger()
         self._footprints = Footprints(state_dir)
         self._held: dict[ModelName, Resident] = {}
-        self._before: dict[ModelName, tuple[int, ...]] = {}
-        self._taken: dict[ModelName, tuple[int, ...]] = {}
+        self._before: dict[ModelName, tuple[int | None, ...]] = {}
+        self._taken: dict[ModelName, tuple[int | None, ...]] = {}
 
     def predicted_bytes(self, file: ModelFile, options: LoadOptions) -> int | None:
         """What `sizing` says, uncorrected; None for a model that runs elsewhere or is of unknown shape."""
@@ -136,7 +136,7 @@ class MemoryGate:
         """The load is complete; what it measured corrects the next prediction."""
         before = self._before.pop(file.name, ())
         after = (await self._readings.read()).gpu_free_bytes
-        self._taken[file.name] = tuple(max(0, was - now) for was, now in zip(before, after, strict=False))
+        self._taken[file.name] = tuple(_fallen(was, now) for was, now in zip(before, after, strict=False))
         self._ledger.commit(file.name)
         if resident is not None:
             await self.measured(file, options, resident)
@@ -168,11 +168,11 @@ class MemoryGate:
         """Somebody asked for another try: forget that the model failed for memory. Blocks for some milliseconds."""
         self._footprints.allow(model)
 
-    async def free_now(self) -> tuple[int, ...]:
-        """What is free on each card, to be compared by `freed` after an unload."""
+    async def free_now(self) -> tuple[int | None, ...]:
+        """What is free on each GPU, to be compared by `freed` after an unload."""
         return (await self._readings.read()).gpu_free_bytes
 
-    async def freed(self, model: ModelName, before: Sequence[int], left: Resident | None) -> str:
+    async def freed(self, model: ModelName, before: Sequence[int | None], left: Resident | None) -> str:
         """See after an unload that the memory is back: what is missing, in words; empty when all is.
 
         `before`: `free_now` before the unload. `left`: what the engine still holds of the model. A card must show what
@@ -185,8 +185,12 @@ class MemoryGate:
         short_bytes = 0
         for poll in range(_FREED_POLLS):
             now = await self.free_now()
-            backs = (after - was for was, after in zip(before, now, strict=False))
-            short_bytes = sum(max(0, int(_FREED_SHARE * took) - back) for took, back in zip(taken, backs, strict=False))
+            backs = (_fallen(after, was) for was, after in zip(before, now, strict=False))
+            short_bytes = sum(
+                max(0, int(_FREED_SHARE * took) - back)
+                for took, back in zip(taken, backs, strict=False)
+                if took is not None and back is not None
+            )
             if short_bytes == 0:
                 return ""
             if poll + 1 < _FREED_POLLS:
@@ -224,11 +228,10 @@ class MemoryGate:
                     free_bytes=free_bytes,
                 )
             )
-        told = iter(now.gpu_free_bytes)
         for index, gpu in enumerate(self._hardware.gpus):
             if gpu.memory_free_bytes is None or gpu.memory_bytes is None:
                 continue
-            memories.append(Memory(place=gpu_place(index), total_bytes=gpu.memory_bytes, free_bytes=next(told, None)))
+            memories.append(Memory(place=gpu_place(index), total_bytes=gpu.memory_bytes, free_bytes=now.free_on(index)))
         return memories
 
     def _in_ram(self, *, mapped: bool) -> int:
@@ -242,4 +245,10 @@ class MemoryGate:
         if self._device is not DeviceKind.DISCRETE_GPU:
             return {RAM: warm}
         # With one card everything lies there; with several the driver's own figures decide, not this attribution.
-        return {gpu_place(0): warm}
+        cards = (index for index, gpu in enumerate(self._hardware.gpus) if gpu.memory_free_bytes is not None)
+        return {gpu_place(next(cards, 0)): warm}
+
+
+def _fallen(was: int | None, now: int | None) -> int | None:
+    """By how many bytes a figure fell; None when one of both is unknown."""
+    return None if was is None or now is None else was - now

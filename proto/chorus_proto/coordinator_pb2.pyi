@@ -2631,7 +2631,7 @@ class NodeReading(_message.Message):
     heartbeat_age_s: _builtins.float
     @_builtins.property
     def gpu_free_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """in the order of the node's hardware.gpus"""
+        """as in Heartbeat"""
 
     def __init__(
         self,

@@ -335,7 +335,7 @@ class Heartbeat(_message.Message):
     """whole machine, 0-100"""
     @_builtins.property
     def gpu_free_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """in the order of Hello.hardware.gpus"""
+        """in the order of Hello.hardware.gpus, 0 where nobody counts it; empty: unknown"""
 
     def __init__(
         self,

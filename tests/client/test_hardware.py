@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from chorus_client.hardware import LiveReader, amd, apple, fingerprint, host, nvidia, probe, windows
+from chorus_client.hardware import LiveReader, LiveReadings, amd, apple, fingerprint, host, nvidia, probe, windows
 from chorus_client.hardware.bounded import ask
 from chorus_client.hardware.known_gpus import known_gpu
 from chorus_proto.values import Gpu, Hardware
@@ -127,6 +127,29 @@ def test_amd_cards_are_read_from_sysfs_and_others_left_alone(tmp_path: Path) -> 
     assert (found.vendor, found.memory_bytes, found.memory_free_bytes) == ("amd", 12 * GIB, 11 * GIB)
     assert found.bandwidth_bytes_per_s == 256e9
     assert amd.free_bytes(tmp_path) == (11 * GIB,)
+
+
+@pytest.mark.parametrize("nvidia_tells", [True, False])
+def test_each_gpu_has_its_own_figure_whoever_else_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nvidia_tells: bool
+) -> None:
+    amd_card(tmp_path, "card0", total=512 << 20)
+    amd_card(tmp_path, "card1", total=16 * GIB)
+    geforce = Gpu(name="GeForce", vendor="nvidia", memory_bytes=8 * GIB, memory_free_bytes=7 * GIB)
+    hardware = Hardware(os="Linux", arch="x86_64", gpus=(geforce, *amd.gpus(tmp_path)))
+    read_amd = amd.free_bytes
+    monkeypatch.setattr(nvidia, "free_bytes", lambda: (6 * GIB,) if nvidia_tells else ())
+    monkeypatch.setattr(amd, "free_bytes", lambda: read_amd(tmp_path))
+
+    readings = asyncio.run(LiveReader(hardware).read())
+    assert readings.gpu_free_bytes == (6 * GIB if nvidia_tells else None, None, 15 * GIB)
+    # A heartbeat has no sign for "unknown": it says the free memory of every card or of none.
+    assert readings.told_of(hardware.gpus) == ((6 * GIB, 0, 15 * GIB) if nvidia_tells else ())
+
+
+def test_a_pc_without_cards_tells_of_none() -> None:
+    graphics = Gpu(name="Apple M4", vendor="apple", shares_host_memory=True)
+    assert LiveReadings(gpu_free_bytes=(None,)).told_of((graphics,)) == ()
 
 
 def test_an_integrated_amd_gpu_shares_the_hosts_memory(tmp_path: Path) -> None:
@@ -248,7 +271,7 @@ def test_a_driver_that_stays_silent_is_asked_no_more(monkeypatch: pytest.MonkeyP
     async def read_twice() -> None:
         reader = LiveReader(Hardware(os="Linux", arch="x86_64", gpus=(gpu,)))
         for _ in range(3):
-            assert (await reader.read()).gpu_free_bytes == ()
+            assert (await reader.read()).gpu_free_bytes == (None,)
 
     asyncio.run(read_twice())
     assert asked == 1

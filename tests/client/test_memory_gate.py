@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chorus_client.engines.base import LoadOptions
+from chorus_client.eviction import WarmModel
 from chorus_client.footprint import Resident
 from chorus_client.hardware import LiveReader, LiveReadings
 from chorus_client.memory_gate import MemoryGate
@@ -99,7 +101,7 @@ def test_a_model_that_runs_elsewhere_is_not_weighed(tmp_path: Path) -> None:
 class Told:
     """Readings that a test sets."""
 
-    def __init__(self, ram_bytes: int, *cards: int) -> None:
+    def __init__(self, ram_bytes: int, *cards: int | None) -> None:
         self.ram_bytes = ram_bytes
         self.cards = list(cards)
         self.comes_back: list[int] = []
@@ -175,5 +177,44 @@ def test_a_pc_that_plays_a_smaller_one_fills_up_like_it(tmp_path: Path) -> None:
         second = await gate.weigh(model("two"), OPTIONS, [])
         assert second is not None
         assert second.free_bytes == 700_000_000
+
+    asyncio.run(scenario())
+
+
+def test_a_card_beside_integrated_graphics_is_judged_by_its_own_memory_and_its_models_are_found_there(
+    tmp_path: Path,
+) -> None:
+    graphics = Gpu(name="Ryzen graphics", vendor="amd", shares_host_memory=True)
+    pc = replace(CARD, gpus=(graphics, replace(CARD.gpus[0], vendor="amd")))
+
+    async def scenario() -> None:
+        told = Told(30_000_000_000, None, 8_000_000_000)
+        reserve = Reserve(least_bytes=0, share=0)
+        gate = MemoryGate(pc, told, DeviceKind.DISCRETE_GPU, tmp_path, reserve=reserve, freed_within_s=0.02)
+        verdict = await gate.weigh(model("big", "llama3.1:8b"), OPTIONS, [])
+        assert verdict is not None
+        assert (verdict.fit, verdict.free_bytes) == (Fit.FITS, 8_000_000_000)
+        told.cards[1] = 2_000_000_000
+        await gate.loaded(model("big", "llama3.1:8b"), OPTIONS, None)
+        warm = [WarmModel(model=ModelName("big"), resident_bytes=6_000_000_000, uses=0, load_s=5)]
+        second = await gate.weigh(model("other", "llama3.1:8b"), OPTIONS, warm)
+        assert second is not None
+        assert (second.fit, second.evict) == (Fit.FITS_AFTER_EVICTING, ("big",))
+        before = await gate.free_now()
+        assert "not free again" in await gate.freed(ModelName("big"), before, None)
+
+    asyncio.run(scenario())
+
+
+def test_a_driver_that_falls_silent_is_no_memory_that_an_unload_left_behind(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        told = Told(30_000_000_000, 8_000_000_000)
+        gate = MemoryGate(CARD, told, DeviceKind.DISCRETE_GPU, tmp_path, reserve=Reserve(), freed_within_s=0.02)
+        await gate.weigh(model("one"), OPTIONS, [])
+        told.cards[0] = 5_000_000_000
+        await gate.loaded(model("one"), OPTIONS, None)
+        before = await gate.free_now()
+        told.cards[0] = None
+        assert await gate.freed(ModelName("one"), before, None) == ""
 
     asyncio.run(scenario())

@@ -19,9 +19,9 @@ def gpus(root: Path = _DRM) -> tuple[Gpu, ...]:
     return tuple(_gpu(device) for device in _devices(root))
 
 
-def free_bytes(root: Path = _DRM) -> tuple[int, ...]:
-    """Free memory of each GPU now, in the order of `gpus`; 0 where the driver does not tell."""
-    return tuple(_free_bytes(device) or 0 for device in _devices(root))
+def free_bytes(root: Path = _DRM) -> tuple[int | None, ...]:
+    """Free memory of each GPU now, in the order of `gpus`; None where it has none of its own or nobody tells."""
+    return tuple(_free_bytes(device) for device in _devices(root))
 
 
 def _devices(root: Path) -> list[Path]:
@@ -37,21 +37,26 @@ def _gpu(device: Path) -> Gpu:
     total = _number(device / "mem_info_vram_total")
     name = _text(device / "product_name") or f"AMD GPU {_text(device / 'device')}"
     known = known_gpu(name)
-    shares = total is not None and total < _INTEGRATED_BELOW_BYTES
+    shares = _shares_host_memory(total)
     return Gpu(
         name=name,
         vendor="amd",
         memory_bytes=None if shares else total,
-        memory_free_bytes=None if shares else _free_bytes(device),
+        memory_free_bytes=_free_bytes(device),
         bandwidth_bytes_per_s=known.bandwidth_bytes_per_s if known is not None else _bandwidth_bytes_per_s(device),
         flops_per_s=known.flops_per_s if known is not None else None,
         shares_host_memory=shares,
     )
 
 
+def _shares_host_memory(total_bytes: int | None) -> bool:
+    return total_bytes is not None and total_bytes < _INTEGRATED_BELOW_BYTES
+
+
 def _free_bytes(device: Path) -> int | None:
+    """Of its own memory."""
     total, used = _number(device / "mem_info_vram_total"), _number(device / "mem_info_vram_used")
-    return None if total is None or used is None else max(0, total - used)
+    return None if total is None or used is None or _shares_host_memory(total) else max(0, total - used)
 
 
 def _bandwidth_bytes_per_s(device: Path) -> float | None:

@@ -31,8 +31,9 @@ async def device_of(plan: Plan) -> Device:
     if plan.wants_gpu:
         for vendor, question in (("nvidia", nvidia.free_bytes), ("amd", amd.free_bytes)):
             free = await ask(f"free memory of {vendor}", question, _DRIVER_S)
-            if free:
-                return Device(kind=DeviceKind.DISCRETE_GPU, free_bytes=sum(free))
+            known = [card_bytes for card_bytes in free or () if card_bytes is not None]
+            if known:
+                return Device(kind=DeviceKind.DISCRETE_GPU, free_bytes=sum(known))
     return Device(kind=DeviceKind.CPU, free_bytes=ram_available_bytes())
 
 
