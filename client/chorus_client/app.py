@@ -106,7 +106,8 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
             for listener in telling:
                 listener(report)
 
-        readings = LiveReader(hardware)
+        readings = LiveReader(hardware, clock)
+        await readings.wake()
         reserve = Reserve(least_bytes=settings.reserve_bytes, share=settings.reserve_share)
         gate = MemoryGate(
             hardware,

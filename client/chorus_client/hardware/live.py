@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import psutil
 
 from chorus_client.hardware import amd, host, nvidia
-from chorus_client.hardware.bounded import ask
+from chorus_client.hardware.free_memory import FreeMemory
+from chorus_proto.clock import Clock, SystemClock
 from chorus_proto.values import Gpu, Hardware
 
 _DRIVER_S = 0.5
+_WAKING_S = 5.0
+"""A cold NVIDIA driver takes up to 3 s."""
+
+Driver: TypeAlias = Callable[[], tuple[int | None, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,33 +51,40 @@ class LiveReadings:
 
 
 class LiveReader:
-    """Takes the readings. Asks drivers only where `hardware` has their GPUs, and no more after one stayed silent."""
+    """Takes the readings. Asks drivers only where `hardware` has their GPUs; see `FreeMemory` for those that fail.
 
-    def __init__(self, hardware: Hardware) -> None:
-        self._vendors = tuple(gpu.vendor for gpu in hardware.gpus)
-        vendors = {gpu.vendor for gpu in hardware.gpus if gpu.memory_free_bytes is not None}
-        self._questions = {
-            name: question
-            for name, question in (("nvidia", nvidia.free_bytes), ("amd", amd.free_bytes))
-            if name in vendors
+    `drivers` tell by maker the free memory of each GPU, in the order in which the probe found them.
+    """
+
+    def __init__(
+        self, hardware: Hardware, clock: Clock | None = None, *, drivers: Mapping[str, Driver] | None = None
+    ) -> None:
+        clock = clock or SystemClock()
+        if drivers is None:
+            drivers = {"nvidia": nvidia.OpenDriver().free_bytes, "amd": amd.free_bytes}
+        self._makers = tuple(gpu.vendor for gpu in hardware.gpus)
+        makers = {gpu.vendor for gpu in hardware.gpus if gpu.memory_free_bytes is not None}
+        self._drivers = {
+            maker: FreeMemory(maker, self._makers.count(maker), question, clock)
+            for maker, question in drivers.items()
+            if maker in makers
         }
         # The first call starts psutil's interval and always says 0.
         psutil.cpu_percent(interval=None)
 
+    async def wake(self) -> None:
+        """Open the drivers before anybody waits for their answers. Takes some seconds where they sleep."""
+        await self._free_bytes(_WAKING_S)
+
     async def read(self) -> LiveReadings:
         """The readings now. The CPU's load is the mean since the call before. Takes well under 1 ms without GPUs."""
-        told: dict[str, Iterator[int | None]] = {}
-        for name, question in list(self._questions.items()):
-            answer = await ask(f"free memory of {name}", question, _DRIVER_S)
-            if answer is None:
-                # A hanging driver would cost one thread for each heartbeat.
-                del self._questions[name]
-                continue
-            # With fewer figures than cards nobody knows which one is missing.
-            if len(answer) >= self._vendors.count(name):
-                told[name] = iter(answer)
         return LiveReadings(
+            gpu_free_bytes=await self._free_bytes(_DRIVER_S),
             ram_available_bytes=host.ram_available_bytes(),
-            gpu_free_bytes=tuple(next(told[vendor], None) if vendor in told else None for vendor in self._vendors),
             cpu_percent=psutil.cpu_percent(interval=None),
         )
+
+    async def _free_bytes(self, within_s: float) -> tuple[int | None, ...]:
+        told = await asyncio.gather(*(driver.read(within_s) for driver in self._drivers.values()))
+        figures = {maker: iter(free) for maker, free in zip(self._drivers, told, strict=True)}
+        return tuple(next(figures[maker]) if maker in figures else None for maker in self._makers)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from chorus_client.hardware.known_gpus import known_gpu
@@ -29,17 +32,51 @@ def gpus() -> tuple[Gpu, ...]:
         nvml.nvmlShutdown()
 
 
-def free_bytes() -> tuple[int, ...]:
-    """Free memory of each card now, in the order of `gpus`. Blocks for well under a millisecond on a healthy driver."""
-    nvml = driver()
-    if nvml is None:
-        return ()
+def free_bytes() -> tuple[int | None, ...]:
+    """See `OpenDriver`, for who asks once. Waking the driver may take seconds."""
+    opened = OpenDriver()
     try:
-        count = int(nvml.nvmlDeviceGetCount())
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-        return tuple(int(nvml.nvmlDeviceGetMemoryInfo(handle).free) for handle in handles)
+        return opened.free_bytes()
     finally:
-        nvml.nvmlShutdown()
+        opened.close()
+
+
+class OpenDriver:
+    """The driver for who asks often. It stays open: one that nobody has open falls asleep, and waking takes seconds."""
+
+    def __init__(self, open_driver: Callable[[], ModuleType | None] | None = None) -> None:
+        self._open_driver = open_driver or driver
+        self._nvml: ModuleType | None = None
+        self._one_at_a_time = threading.Lock()
+
+    def free_bytes(self) -> tuple[int | None, ...]:
+        """Free memory of each card now, in the order of `gpus`, None for one that does not tell; none without a driver.
+
+        Blocks for well under a millisecond on a healthy driver that is open. Raises NVMLError. After that, and when no
+        card tells, the next call opens the driver anew: maybe it was replaced by a newer one.
+        """
+        with self._one_at_a_time:
+            self._nvml = nvml = self._nvml or self._open_driver()
+            if nvml is None:
+                return ()
+            told: list[int | None] = []
+            try:
+                for index in range(int(nvml.nvmlDeviceGetCount())):
+                    told.append(_asked(nvml, partial(_free_bytes, nvml, index)))
+            finally:
+                if all(free is None for free in told):
+                    self._close()
+            return tuple(told)
+
+    def close(self) -> None:
+        with self._one_at_a_time:
+            self._close()
+
+    def _close(self) -> None:
+        nvml, self._nvml = self._nvml, None
+        if nvml is not None:
+            with contextlib.suppress(nvml.NVMLError):
+                nvml.nvmlShutdown()
 
 
 def driver() -> ModuleType | None:
@@ -85,6 +122,10 @@ def _gpu(nvml: ModuleType, index: int) -> Gpu:
         # Grace-Blackwell and Jetson boards have no memory of their own, and NVML then cannot tell a size.
         shares_host_memory=total is None,
     )
+
+
+def _free_bytes(nvml: ModuleType, index: int) -> int:
+    return int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index)).free)
 
 
 def _memory(nvml: ModuleType, handle: object) -> tuple[int, int]:
