@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from chorus_client.card_use import CardUse, Figures, fallen
 from chorus_client.engine_parameters import RawParameter
 from chorus_client.engines.base import LoadOptions
 from chorus_client.eviction import WarmModel
 from chorus_client.footprint import Resident
-from chorus_client.footprints import Footprints, LoadKey
+from chorus_client.footprints import LEAST_CORRECTION, MOST_CORRECTION, Footprints, LoadKey
 from chorus_client.hardware import LiveReadings
 from chorus_client.ledger import RAM, Ledger, Place, gpu_place
 from chorus_client.load_shape import gpu_share, load_shape
@@ -25,9 +26,12 @@ from chorus_client.preflight import Fit, Memory, Need, Reserve, Verdict, preflig
 from chorus_proto.errors import InsufficientMemory
 from chorus_proto.ids import ModelName
 from chorus_proto.sizing import DeviceKind, LoadShape, estimate
-from chorus_proto.values import Hardware, ModelFile
+from chorus_proto.values import EngineKind, Hardware, ModelFile
 
 log = logging.getLogger(__name__)
+
+_MEASURE_THE_HOST = frozenset({EngineKind.LLAMA_SERVER, EngineKind.TRANSFORMERS, EngineKind.LOCAL_SERVERS})
+"""Engines that measure their processes' share of the host's memory only; Ollama tells of RAM and cards together."""
 
 _FREED_SHARE = 0.98
 _FREED_POLLS = 20
@@ -66,8 +70,7 @@ class MemoryGate:
         self._ledger = Ledger()
         self._footprints = Footprints(state_dir)
         self._held: dict[ModelName, Resident] = {}
-        self._before: dict[ModelName, tuple[int | None, ...]] = {}
-        self._taken: dict[ModelName, tuple[int | None, ...]] = {}
+        self._cards = CardUse()
 
     def predicted_bytes(self, file: ModelFile, options: LoadOptions) -> int | None:
         """What `sizing` says, uncorrected; None for a model that runs elsewhere or is of unknown shape."""
@@ -123,7 +126,7 @@ class MemoryGate:
                 )
         if verdict.fit is Fit.FITS:
             self._ledger.reserve(file.name, verdict.needs)
-            self._before[file.name] = told
+            self._cards.begins(file.name, told)
         return verdict
 
     def grown(self, model: ModelName, resident: Resident) -> None:
@@ -132,31 +135,59 @@ class MemoryGate:
         if self._device is not DeviceKind.DISCRETE_GPU:
             self._ledger.grown(model, RAM, resident.total_bytes - resident.mapped_bytes)
 
-    async def loaded(self, file: ModelFile, options: LoadOptions, resident: Resident | None) -> None:
-        """The load is complete; what it measured corrects the next prediction."""
-        before = self._before.pop(file.name, ())
-        after = (await self._readings.read()).gpu_free_bytes
-        self._taken[file.name] = tuple(_fallen(was, now) for was, now in zip(before, after, strict=False))
+    async def loaded(self, file: ModelFile, options: LoadOptions, resident: Resident | None) -> int | None:
+        """The load is complete; what it measured corrects the next prediction. See `measured` for what it returns."""
+        self._cards.ends(file.name, (await self._readings.read()).gpu_free_bytes)
         self._ledger.commit(file.name)
-        if resident is not None:
-            await self.measured(file, options, resident)
+        if not self._measured_on_cards(file):
+            return await self.measured(file, options, resident)
+        held_bytes = self._on_cards(file, options)
+        if held_bytes is not None:
+            await self._record(file, options, held_bytes)
+        return held_bytes
 
-    async def measured(self, file: ModelFile, options: LoadOptions, resident: Resident) -> None:
-        """What a loaded model holds now, after its load or after it was used."""
+    async def measured(self, file: ModelFile, options: LoadOptions, resident: Resident | None) -> int | None:
+        """Bytes that a loaded model holds where it lies, after its load or after it was used; None: nobody can tell.
+
+        `resident`: what its engine says. Of a model on a card that is the little it holds in the host's memory, so the
+        figures of the card's driver from before and after the load count instead.
+        """
+        if self._measured_on_cards(file):
+            return self._on_cards(file, options)
+        if resident is None:
+            return None
         self._held[file.name] = resident
+        await self._record(file, options, resident.total_bytes)
+        return resident.total_bytes
+
+    def _measured_on_cards(self, file: ModelFile) -> bool:
+        return self._device is DeviceKind.DISCRETE_GPU and file.engine in _MEASURE_THE_HOST and self._share(file) > 0
+
+    def _on_cards(self, file: ModelFile, options: LoadOptions) -> int | None:
+        """What the load took there; None for a part of a model, and for a figure that cannot be this load's."""
+        held_bytes, predicted_bytes = self._cards.bytes_of(file.name), self.predicted_bytes(file, options)
+        if held_bytes is None or predicted_bytes is None or self._share(file) < 1:
+            return None
+        # A game that was started or ended meanwhile shows in the drivers' figures too.
+        return held_bytes if LEAST_CORRECTION <= held_bytes / predicted_bytes <= MOST_CORRECTION else None
+
+    def _share(self, file: ModelFile) -> float:
+        return gpu_share(self._params(file.name), 0 if file.shape is None else file.shape.layers)
+
+    async def _record(self, file: ModelFile, options: LoadOptions, measured_bytes: int) -> None:
         predicted_bytes = self.predicted_bytes(file, options)
         if predicted_bytes is not None:
             await asyncio.to_thread(
                 self._footprints.record,
                 self._key(file, options),
                 predicted_bytes=predicted_bytes,
-                measured_bytes=resident.total_bytes,
+                measured_bytes=measured_bytes,
             )
 
     async def failed(self, file: ModelFile, options: LoadOptions, *, for_memory: bool) -> None:
         """The load ended badly; one that failed for memory all the same is not tried again at that size."""
         self._ledger.release(file.name)
-        self._before.pop(file.name, None)
+        self._cards.failed(file.name)
         predicted_bytes = self.predicted_bytes(file, options)
         if for_memory and predicted_bytes is not None:
             free = [memory.free_bytes for memory in await self._memories() if memory.free_bytes is not None]
@@ -168,24 +199,23 @@ class MemoryGate:
         """Somebody asked for another try: forget that the model failed for memory. Blocks for some milliseconds."""
         self._footprints.allow(model)
 
-    async def free_now(self) -> tuple[int | None, ...]:
+    async def free_now(self) -> Figures:
         """What is free on each GPU, to be compared by `freed` after an unload."""
         return (await self._readings.read()).gpu_free_bytes
 
-    async def freed(self, model: ModelName, before: Sequence[int | None], left: Resident | None) -> str:
+    async def freed(self, model: ModelName, before: Figures, left: Resident | None) -> str:
         """See after an unload that the memory is back: what is missing, in words; empty when all is.
 
         `before`: `free_now` before the unload. `left`: what the engine still holds of the model. A card must show what
         the load took, less 2 %; drivers free it some time after the process has ended.
         """
-        taken = self._taken.get(model, ())
-        self.forget(model)
+        taken = self._forget(model)
         if left is not None:
             return f"its engine still holds {left.total_bytes / 1e6:.0f} MB"
         short_bytes = 0
         for poll in range(_FREED_POLLS):
             now = await self.free_now()
-            backs = (_fallen(after, was) for was, after in zip(before, now, strict=False))
+            backs = (fallen(after, was) for was, after in zip(before, now, strict=False))
             short_bytes = sum(
                 max(0, int(_FREED_SHARE * took) - back)
                 for took, back in zip(taken, backs, strict=False)
@@ -204,10 +234,13 @@ class MemoryGate:
 
     def forget(self, model: ModelName) -> None:
         """It is gone, maybe before it was measured."""
+        self._forget(model)
+
+    def _forget(self, model: ModelName) -> Figures:
+        """What it took of the cards."""
         self._ledger.release(model)
-        self._before.pop(model, None)
-        self._taken.pop(model, None)
         self._held.pop(model, None)
+        return self._cards.gone(model)
 
     async def _memories(self) -> list[Memory]:
         """RAM, and the cards whose driver tells; a hardware file that plays a smaller PC limits both."""
@@ -247,8 +280,3 @@ class MemoryGate:
         # With one card everything lies there; with several the driver's own figures decide, not this attribution.
         cards = (index for index, gpu in enumerate(self._hardware.gpus) if gpu.memory_free_bytes is not None)
         return {gpu_place(next(cards, 0)): warm}
-
-
-def _fallen(was: int | None, now: int | None) -> int | None:
-    """By how many bytes a figure fell; None when one of both is unknown."""
-    return None if was is None or now is None else was - now

@@ -195,9 +195,9 @@ class PooledModel:
         file = self._around.file_of(self.model)
         if resident is None or file is None or self.loaded is not loaded:
             return
-        await self._around.gate.measured(file, self.wish.options, resident)
+        held_bytes = await self._around.gate.measured(file, self.wish.options, resident)
         if self.loaded is loaded:
-            self._change(resident_bytes=resident.total_bytes)
+            self._change(resident_bytes=held_bytes)
 
     # Its life -----------------------------------------------------------------------------------------------------
 
@@ -281,10 +281,10 @@ class PooledModel:
     async def _measure(self, loaded: LoadedModel, file: ModelFile) -> None:
         """Until then the memory stays promised to the load."""
         resident = await measured(loaded)
-        if not self.wish.adopted:
-            await self._around.gate.loaded(file, self.wish.options, resident)
-        if resident is not None and self.loaded is loaded:
-            self._change(resident_bytes=resident.total_bytes)
+        told = self._around.gate.measured if self.wish.adopted else self._around.gate.loaded
+        held_bytes = await told(file, self.wish.options, resident)
+        if held_bytes is not None and self.loaded is loaded:
+            self._change(resident_bytes=held_bytes)
             self._around.changed()
 
     async def _load(self) -> tuple[LoadedModel, ModelFile]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from chorus_client.eviction import WarmModel
 from chorus_client.footprint import Resident
 from chorus_client.hardware import LiveReader, LiveReadings
 from chorus_client.memory_gate import MemoryGate
+from chorus_client.model_options import ModelOptions
 from chorus_client.preflight import Fit, Reserve
 from chorus_proto.catalogue import entry
 from chorus_proto.errors import InsufficientMemory
@@ -216,5 +218,113 @@ def test_a_driver_that_falls_silent_is_no_memory_that_an_unload_left_behind(tmp_
         before = await gate.free_now()
         told.cards[0] = None
         assert await gate.freed(ModelName("one"), before, None) == ""
+
+    asyncio.run(scenario())
+
+
+IN_THE_HOST = Resident(total_bytes=900_000_000, mapped_bytes=500_000_000)
+"""What the process of a llama-server shows whose model lies on a card."""
+BIG = model("big", "llama3.1:8b")
+
+
+def card_gate(folder: Path, told: Told, options: Mapping[ModelName, ModelOptions] | None = None) -> MemoryGate:
+    reserve = Reserve(least_bytes=0, share=0)
+    return MemoryGate(
+        CARD, told, DeviceKind.DISCRETE_GPU, folder, reserve=reserve, freed_within_s=0.02, options=options
+    )
+
+
+async def card_load(gate: MemoryGate, told: Told, file: ModelFile, took_bytes: int) -> int | None:
+    """The figure that the load left for the report."""
+    verdict = await gate.weigh(file, OPTIONS, [])
+    assert verdict is not None
+    assert verdict.fit is Fit.FITS
+    assert told.cards[0] is not None
+    told.cards[0] -= took_bytes
+    return await gate.loaded(file, OPTIONS, IN_THE_HOST)
+
+
+def test_what_a_model_takes_of_a_card_is_told_by_the_driver_and_not_by_its_process(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        told = Told(30_000_000_000, 8_000_000_000)
+        gate = card_gate(tmp_path, told)
+        predicted = gate.predicted_bytes(BIG, OPTIONS)
+        assert predicted is not None
+        took = round(1.1 * predicted)
+        assert await card_load(gate, told, BIG, took) == took
+        assert await gate.measured(BIG, OPTIONS, IN_THE_HOST) == took, "after it was used too"
+        told.cards[0] = 8_000_000_000
+        assert await gate.freed(BIG.name, (8_000_000_000 - took,), None) == ""
+        again = await card_gate(tmp_path, told).weigh(BIG, OPTIONS, [])
+        assert again is not None
+        assert again.needed_bytes == pytest.approx(took, rel=0.01)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("unloaded", [True, False])
+def test_a_load_beside_another_load_or_unload_teaches_nothing(tmp_path: Path, unloaded: bool) -> None:
+    async def scenario() -> None:
+        told = Told(30_000_000_000, 9_000_000_000)
+        gate = card_gate(tmp_path, told)
+        if unloaded:
+            assert await card_load(gate, told, model("other"), 1_500_000_000) is not None
+        await gate.weigh(BIG, OPTIONS, [])
+        before = await gate.free_now()
+        if unloaded:
+            told.cards[0] = 9_000_000_000
+            assert await gate.freed(ModelName("other"), before, None) == ""
+        else:
+            assert await card_load(gate, told, model("other"), 1_500_000_000) is None
+        assert told.cards[0] is not None
+        told.cards[0] -= 5_500_000_000
+        assert await gate.loaded(BIG, OPTIONS, IN_THE_HOST) is None
+        await gate.freed(BIG.name, await gate.free_now(), None)
+        told.cards[0] = 9_000_000_000
+        again = await gate.weigh(BIG, OPTIONS, [])
+        assert again is not None
+        assert again.needed_bytes == gate.predicted_bytes(BIG, OPTIONS)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("took_bytes", [-200_000_000, 100_000_000, None])
+def test_a_figure_that_cannot_be_of_this_load_teaches_nothing(tmp_path: Path, took_bytes: int | None) -> None:
+    async def scenario() -> None:
+        told = Told(30_000_000_000, 8_000_000_000)
+        gate = card_gate(tmp_path, told)
+        if took_bytes is None:
+            await gate.weigh(BIG, OPTIONS, [])
+            told.cards[0] = None
+            assert await gate.loaded(BIG, OPTIONS, IN_THE_HOST) is None
+        else:
+            assert await card_load(gate, told, BIG, took_bytes) is None
+        told.cards[0] = 8_000_000_000
+        again = await card_gate(tmp_path, told).weigh(BIG, OPTIONS, [])
+        assert again is not None
+        assert again.needed_bytes == gate.predicted_bytes(BIG, OPTIONS)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("layers", "measured"), [(0, IN_THE_HOST.total_bytes), (9, None)])
+def test_layers_that_stay_in_the_hosts_memory_are_measured_there_if_all_do(
+    tmp_path: Path, layers: int, measured: int | None
+) -> None:
+    async def scenario() -> None:
+        told = Told(30_000_000_000, 8_000_000_000)
+        options = {BIG.name: ModelOptions(params={"n-gpu-layers": layers})}
+        assert await card_load(card_gate(tmp_path, told, options), told, BIG, 0) == measured
+
+    asyncio.run(scenario())
+
+
+def test_ollama_tells_of_its_cards_itself(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        told = Told(30_000_000_000, 8_000_000_000)
+        theirs = replace(BIG, engine=EngineKind.OLLAMA)
+        gate = card_gate(tmp_path, told)
+        await gate.weigh(theirs, OPTIONS, [])
+        assert await gate.loaded(theirs, OPTIONS, Resident(total_bytes=6_000_000_000)) == 6_000_000_000
 
     asyncio.run(scenario())

@@ -25,8 +25,15 @@ LIKES = {"a": "llama3.1:8b", "b": "qwen3:8b", "small": "gemma3:1b"}
 
 
 class Bench:
-    def __init__(self, folder: Path, total_gb: float, *, own: dict[ModelName, ModelOptions] | None = None) -> None:
-        self.pc = EmulatedPc(int(total_gb * 1e9), LIKES)
+    def __init__(
+        self,
+        folder: Path,
+        total_gb: float,
+        *,
+        own: dict[ModelName, ModelOptions] | None = None,
+        card: bool = False,
+    ) -> None:
+        self.pc = EmulatedPc(int(total_gb * 1e9), LIKES, card=card)
         self.clock = FakeClock()
         self.reports: list[ReplicaReport] = []
         # The clock leaps in these tests; that is no silence of an engine.
@@ -99,6 +106,22 @@ def test_an_idle_model_gives_way_to_one_that_is_wanted(tmp_path: Path) -> None:
         assert gone.evicted_for == B
 
     play(tmp_path, 9, scenario)
+
+
+def test_a_model_on_a_card_gives_way_too_since_its_report_says_what_it_takes_there(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        for model, other in ((A, B), (B, A), (A, B)):
+            await bench.ready(model)
+            async with asyncio.timeout(8):
+                while (report := bench.latest(model)) is not None and report.resident_bytes is None:
+                    await asyncio.sleep(0.001)
+            assert report is not None
+            assert report.resident_bytes == bench.pc.latest[model].size_bytes
+            await bench.use(model)
+            gone = bench.latest(other)
+            assert gone is None or gone.state is ReplicaState.GONE
+
+    play(tmp_path, 8, scenario, card=True)
 
 
 def test_a_model_that_was_just_loaded_is_not_taken_before_its_first_use(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from chorus_client.engines.base import Ending, LoadOptions, LoadProgress, Report
@@ -17,10 +18,14 @@ from chorus_proto.errors import EngineFailed, InsufficientMemory
 from chorus_proto.generation import Delta, Done, Generation, Piece
 from chorus_proto.ids import ModelName
 from chorus_proto.sizing import DeviceKind, LoadShape, estimate
-from chorus_proto.values import EngineKind, Hardware, ModelFile
+from chorus_proto.values import EngineKind, Gpu, Hardware, ModelFile
 
 STEPS = 4
 """A load grows in so many steps."""
+
+_CARD_RAM_BYTES = 64_000_000_000
+_HOST_SHARE = 0.1
+"""Of a model on a card, what its process shows in the host's memory."""
 
 
 class EmulatedModel:
@@ -46,7 +51,8 @@ class EmulatedModel:
         yield Done(finish_reason="stop", prompt_tokens=1, completion_tokens=1)
 
     async def resident(self) -> Resident | None:
-        return Resident(total_bytes=self.size_bytes) if self.size_bytes else None
+        share = _HOST_SHARE if self._pc.card else 1
+        return Resident(total_bytes=int(share * self.size_bytes)) if self.size_bytes else None
 
     async def wait_closed(self) -> Ending:
         return await asyncio.shield(self.closed)
@@ -67,10 +73,15 @@ class EmulatedPc:
     """An engine (`Engine`) and the readings (`read`) of one PC. `likes`: model name -> catalogue entry that it is like.
 
     `error`: how far off the predictions are, e.g. 0.08 for models that take up to 8 % more or less than predicted.
+    `card`: the memory is that of a card, beside more than enough RAM.
     """
 
-    def __init__(self, total_bytes: int, likes: dict[str, str], *, error: float = 0.0, seed: int = 1) -> None:
+    def __init__(
+        self, total_bytes: int, likes: dict[str, str], *, error: float = 0.0, seed: int = 1, card: bool = False
+    ) -> None:
         self.total_bytes = total_bytes
+        self.card = card
+        self.device = DeviceKind.DISCRETE_GPU if card else DeviceKind.CPU
         self.others_bytes = 0
         self.kills = 0
         self.loads: list[ModelName] = []
@@ -104,7 +115,10 @@ class EmulatedPc:
             await asyncio.sleep(0)
         if self.wavers is not None:
             self.others_bytes = self.wavers()
-        return LiveReadings(ram_available_bytes=max(0, self.total_bytes - self.others_bytes - self.used_bytes))
+        free_bytes = max(0, self.total_bytes - self.others_bytes - self.used_bytes)
+        if self.card:
+            return LiveReadings(ram_available_bytes=_CARD_RAM_BYTES, gpu_free_bytes=(free_bytes,))
+        return LiveReadings(ram_available_bytes=free_bytes)
 
     async def inventory(self) -> list[ModelFile]:
         return [self.file(name) for name in self._likes]
@@ -118,7 +132,7 @@ class EmulatedPc:
         """What the model really takes."""
         file = self.file(name)
         load = LoadShape(context_tokens=options.context_tokens, slots=options.slots)
-        return int(estimate(file.shape, file.file_bytes, load, DeviceKind.CPU).total_bytes * self._factors[name])
+        return int(estimate(file.shape, file.file_bytes, load, self.device).total_bytes * self._factors[name])
 
     async def load(self, model: ModelFile, options: LoadOptions, report: Report) -> EmulatedModel:
         self.loads.append(model.name)
@@ -152,5 +166,8 @@ class EmulatedPc:
 
     def gate(self, folder: Path, *, reserve_bytes: int = 0) -> MemoryGate:
         hardware = Hardware(os="linux", arch="x86_64", ram_bytes=self.total_bytes)
+        if self.card:
+            card = Gpu(name="card", memory_bytes=self.total_bytes, memory_free_bytes=self.total_bytes)
+            hardware = replace(hardware, ram_bytes=_CARD_RAM_BYTES, gpus=(card,))
         reserve = Reserve(least_bytes=reserve_bytes, share=0.0)
-        return MemoryGate(hardware, self, DeviceKind.CPU, folder, reserve=reserve)
+        return MemoryGate(hardware, self, self.device, folder, reserve=reserve)
