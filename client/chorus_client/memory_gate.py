@@ -274,9 +274,10 @@ class MemoryGate:
         return sum(one.mapped_bytes if mapped else one.total_bytes for one in self._held.values())
 
     def _resident(self, warm: Sequence[WarmModel]) -> Mapping[Place, Sequence[WarmModel]]:
-        """Where the loaded models lie: all on the same kind of device, since one engine's settings serve them all."""
+        """Where the loaded models lie: on the device of the engine's settings, unless a model's own say the RAM."""
         if self._device is not DeviceKind.DISCRETE_GPU:
             return {RAM: warm}
         # With one card everything lies there; with several the driver's own figures decide, not this attribution.
         cards = (index for index, gpu in enumerate(self._hardware.gpus) if gpu.memory_free_bytes is not None)
-        return {gpu_place(next(cards, 0)): warm}
+        in_ram = [one for one in warm if gpu_share(self._params(one.model), 0) == 0]
+        return {RAM: in_ram, gpu_place(next(cards, 0)): [one for one in warm if one not in in_ram]}

@@ -319,6 +319,18 @@ def test_layers_that_stay_in_the_hosts_memory_are_measured_there_if_all_do(
     asyncio.run(scenario())
 
 
+def test_a_model_that_its_owner_keeps_off_the_card_does_not_give_way_for_one_on_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        off = ModelName("off")
+        gate = card_gate(tmp_path, Told(30_000_000_000, 1_000_000_000), {off: ModelOptions(params={"n-gpu-layers": 0})})
+        warm = [WarmModel(model=off, resident_bytes=7_000_000_000, uses=0, load_s=5)]
+        verdict = await gate.weigh(BIG, OPTIONS, warm)
+        assert verdict is not None
+        assert (verdict.fit, verdict.evict) == (Fit.DOES_NOT_FIT, ())
+
+    asyncio.run(scenario())
+
+
 def test_ollama_tells_of_its_cards_itself(tmp_path: Path) -> None:
     async def scenario() -> None:
         told = Told(30_000_000_000, 8_000_000_000)
