@@ -18,7 +18,8 @@ from chorus_proto.values import ModelShape
 CONFIG_FILE = "config.json"
 
 _MAX_CONFIG_BYTES = 1 << 20
-_LIMIT = 1 << 40
+_LIMIT = 1 << 32
+"""Counts in a shape are smaller: so much the messages of common.proto hold."""
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,6})\.")
 _EMBEDDING = re.compile(r"(?:^|\.)embed_tokens\.weight$")
@@ -140,7 +141,7 @@ def _number(config: JsonObject, key: str, default: int | None = None) -> int:
     if value is None:
         raise LoadFailed(f"{key} is missing in {CONFIG_FILE}.")
     if type(value) is not int or not 0 < value < _LIMIT:
-        raise LoadFailed(f"{key} is {value!r:.40} in {CONFIG_FILE}, not a positive whole number.")
+        raise LoadFailed(f"{key} is {value!r:.40} in {CONFIG_FILE}, not a positive whole number below {_LIMIT}.")
     return value
 
 

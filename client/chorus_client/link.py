@@ -32,7 +32,7 @@ from chorus_proto.convert import (
     timings_message,
     usage_message,
 )
-from chorus_proto.convert_pc import model_file_message
+from chorus_proto.convert_pc import model_file_messages
 from chorus_proto.convert_transfers import fetch_report_message
 from chorus_proto.errors import ClusterError
 from chorus_proto.frames import CONTROL_FRAME_BYTES, Outbox, StreamClosed
@@ -108,7 +108,7 @@ class Uplink:
         self._send(node_pb2.AgentFrame(replica=replica_message(report)))
 
     def inventory(self, models: Iterable[ModelFile]) -> None:
-        report = node_pb2.InventoryReport(models=[model_file_message(file) for file in models])
+        report = node_pb2.InventoryReport(models=model_file_messages(models))
         self._send(node_pb2.AgentFrame(inventory=report), payload_bytes=report.ByteSize())
 
     def fetched(self, report: FetchReport) -> None:

@@ -29,8 +29,8 @@ A window in an architecture that is not here is not believed: memory is then ove
 _POOLING_RANK = 4
 """`LLAMA_POOLING_TYPE_RANK` of llama.h."""
 
-_LIMIT = 1 << 40
-"""No count in a shape is larger."""
+_LIMIT = 1 << 32
+"""Counts in a shape are smaller: so much the messages of common.proto hold."""
 
 
 def is_embedding(header: GgufHeader) -> bool:
@@ -92,7 +92,7 @@ def _number(header: GgufHeader, key: str, default: int | None = None) -> int:
     if value is None:
         raise LoadFailed(f"{key} is missing in the model file's header.")
     if type(value) is not int or not 0 < value < _LIMIT:
-        raise LoadFailed(f"{key} is {value!r} in the model file's header, not a positive whole number.")
+        raise LoadFailed(f"{key} is {value!r} in the model file's header, not a positive whole number below {_LIMIT}.")
     return value
 
 

@@ -7,7 +7,7 @@ engine is dropped, an unknown replica state becomes `failed`.
 from __future__ import annotations
 
 from chorus_proto import common_pb2, node_pb2
-from chorus_proto.convert_pc import hardware_message, model_file_message, of_engines, of_hardware, of_model_files
+from chorus_proto.convert_pc import hardware_message, model_file_messages, of_engines, of_hardware, of_model_files
 from chorus_proto.errors import ClusterError, error_of
 from chorus_proto.ids import InstanceId, ModelName, NodeId
 from chorus_proto.values import (
@@ -132,7 +132,7 @@ def hello_message(hello: Hello) -> node_pb2.Hello:
         name=hello.name,
         hardware=hardware_message(hello.hardware),
         engines=list(hello.engines),
-        models=[model_file_message(file) for file in hello.models],
+        models=model_file_messages(hello.models),
         replicas=[replica_message(report) for report in hello.replicas],
         features=list(hello.features),
         mac_addresses=list(hello.mac_addresses),

@@ -5,6 +5,7 @@ Values that a newer peer may add to an enumeration are read leniently: an unknow
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import TypeVar
@@ -12,6 +13,8 @@ from typing import TypeVar
 from chorus_proto import common_pb2
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, Gpu, Hardware, ModelFile, ModelShape, ThinkingStyle
+
+log = logging.getLogger(__name__)
 
 Known = TypeVar("Known", bound=StrEnum)
 
@@ -144,6 +147,18 @@ def model_file_message(file: ModelFile) -> common_pb2.ModelFile:
         copy_digest=file.copy_digest,
         copy_bytes=file.copy_bytes,
     )
+
+
+def model_file_messages(files: Iterable[ModelFile]) -> list[common_pb2.ModelFile]:
+    """Each model that a message can hold. What is told of a model is read from files and servers of others: an odd
+    number or name among it must cost that model, and not the node its link."""
+    messages: list[common_pb2.ModelFile] = []
+    for file in files:
+        try:
+            messages.append(model_file_message(file))
+        except ValueError as error:  # protobuf's for numbers out of range, and for text that is not UTF-8
+            log.warning("model %r is left out, no message can hold it: %s", file.name, error)
+    return messages
 
 
 def of_model_files(messages: Iterable[common_pb2.ModelFile]) -> tuple[ModelFile, ...]:

@@ -168,7 +168,7 @@ def test_experts_count_by_their_share_and_packed_parameters_by_their_number() ->
         ({"auto_map": {"AutoModel": "x.Y"}}, "program code of its own"),
         ({"num_hidden_layers": None}, "num_hidden_layers is missing"),
         ({"num_hidden_layers": 33}, "33 layers and the weights hold 32"),
-        ({"num_hidden_layers": 1 << 39}, "layers and the weights"),
+        ({"num_hidden_layers": 1 << 31}, "layers and the weights"),
         ({"num_hidden_layers": True}, "not a positive whole number"),
         ({"hidden_size": 4096.0}, "not a positive whole number"),
         ({"hidden_size": -1}, "not a positive whole number"),
@@ -176,7 +176,7 @@ def test_experts_count_by_their_share_and_packed_parameters_by_their_number() ->
         ({"num_key_value_heads": 2}, "keys of a token"),
         ({"head_dim": 64}, "keys of a token"),
         ({"vocab_size": 1 << 30}, "tokens and the weights hold"),
-        ({"max_position_embeddings": 1 << 41}, "max_position_embeddings"),
+        ({"max_position_embeddings": 1 << 32}, "max_position_embeddings"),
     ],
 )
 def test_a_configuration_that_its_tensors_deny_is_refused(change: JsonObject, words: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from chorus_client.inventory import bundled_folder
 from chorus_client.model_shape import is_embedding, shape_of
 from chorus_proto import catalogue
 from chorus_proto.errors import LoadFailed
-from tests.support.gguf_writer import BOOL, STRING, U32, Array, llama
+from tests.support.gguf_writer import BOOL, STRING, U32, U64, Array, Raw, llama
 
 
 def header(folder: Path, metadata: Mapping[str, object]) -> GgufHeader:
@@ -100,6 +101,8 @@ def test_an_embedding_model_is_told_by_architecture_or_pooling(tmp_path: Path) -
         ({"general.architecture": None}, "general.architecture"),
         ({"llama.block_count": None}, "llama.block_count is missing"),
         ({"llama.block_count": 0}, "llama.block_count is 0"),
+        ({"llama.block_count": Raw(struct.pack("<IQ", U64, 1 << 33))}, "llama.block_count is 8589934592"),
+        ({"llama.context_length": Raw(struct.pack("<IQ", U64, 1 << 32))}, "llama.context_length is 4294967296"),
         ({"llama.embedding_length": "many"}, "llama.embedding_length"),
         ({"llama.attention.head_count": 0}, "head_count"),
         ({"llama.attention.head_count": Array(STRING, ["a"])}, "head_count"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from chorus_proto import common_pb2, coordinator_pb2, node_pb2
 from chorus_proto.cluster import Ask, AskDelta, AskFinished, Call, CallFinished, CallOutput, CallStarted, MemberAnswer
 from chorus_proto.convert import (
@@ -34,6 +36,7 @@ from chorus_proto.convert_calls import (
     started_message,
     submit_message,
 )
+from chorus_proto.convert_pc import model_file_messages
 from chorus_proto.convert_state import (
     of_reassignment,
     of_state,
@@ -159,6 +162,17 @@ def test_an_introduction_survives_the_wire_with_unknown_staying_unknown() -> Non
     )
     raw = hello_message(hello).SerializeToString()
     assert of_hello(node_pb2.Hello.FromString(raw)) == hello
+
+
+def test_a_model_that_no_message_can_hold_is_left_out_by_name_and_the_others_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    too_long = replace(FILE, name=ModelName("odd-number"), shape=replace(SHAPE, trained_context_tokens=1 << 32))
+    no_text = replace(FILE, name=ModelName("odd-name-\udce8"))
+    told = model_file_messages([too_long, FILE, no_text])
+    assert [message.name for message in told] == [FILE.name]
+    assert "odd-number" in caplog.text
+    assert "odd-name" in caplog.text
 
 
 def test_what_a_pc_leaves_to_its_owner_survives_the_wire_and_an_older_agent_leaves_all_to_us() -> None:
