@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from chorus_client import safetensors
 from chorus_client.config_shape import CONFIG_FILE
+from chorus_client.file_paths import leads_out
 from chorus_client.model_server.folder import TOKENIZER_FILE, ModelFolder
 from chorus_proto.errors import LoadFailed, ModelDamaged
 
@@ -145,7 +146,7 @@ def archive_of(folder: ModelFolder, root: Path) -> FolderArchive:
     for path in sorted([*paths, *folder.weights], key=lambda one: one.name):
         if not is_member_name(path.name):
             raise LoadFailed(f"the name {path.name[:80]!r} is too long for an archive")
-        if not path.resolve().is_relative_to(root.resolve()):
+        if leads_out(path, root):
             raise LoadFailed(f"{path.name} is a link that leads out of {root}")
         status = path.stat()
         members.append(Member(path=path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns))

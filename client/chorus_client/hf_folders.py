@@ -22,6 +22,7 @@ import msgspec
 from chorus_client import safetensors
 from chorus_client.chat_template import template_of_folder, traits
 from chorus_client.config_shape import CONFIG_FILE
+from chorus_client.file_paths import leads_out
 from chorus_client.folder_archive import Digests, FolderArchive, archive_of, identity
 from chorus_client.model_server.folder import ModelFolder, check_folder
 from chorus_client.transfer.model_store import NamedFile
@@ -219,7 +220,7 @@ def _examined(place: _Place) -> _Found:
         raise LoadFailed(f"left out: how much memory a {folder.model_type[:40]!r} model takes is not known here")
     stamps: list[str] = []
     for weights in folder.weights:
-        if not weights.resolve().is_relative_to(root.resolve()):
+        if leads_out(weights, root):
             raise LoadFailed(f"{weights.name} is a link that leads out of {root}")
         status = weights.stat()
         stamps.append(f"{weights.name}|{status.st_size}|{status.st_mtime_ns}")

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from chorus_client.chat_template import template_of_header, traits
 from chorus_client.engines.base import Report
+from chorus_client.file_paths import leads_out
 from chorus_client.gguf import read_header
 from chorus_client.integrity import Integrity
 from chorus_client.model_shape import is_embedding, shape_of
@@ -246,7 +247,7 @@ def _gguf_files(folder: Path) -> Iterator[Path]:
             path = here / name
             if not name.lower().endswith(_SUFFIX) or name.startswith("."):
                 continue
-            if not path.resolve().is_relative_to(root.resolve()) or not path.is_file():
+            if leads_out(path, root) or not path.is_file():
                 continue
             count += 1
             if count > _MOST_FILES:
@@ -257,7 +258,7 @@ def _gguf_files(folder: Path) -> Iterator[Path]:
 
 def _check_place(found: _Found) -> None:
     """Raises LoadFailed when the file became a link that leads out of its folder."""
-    if not found.path.resolve().is_relative_to(found.folder.resolve()):
+    if leads_out(found.path, found.folder):
         raise LoadFailed(f"The model file {found.path} leads out of the models folder {found.folder}; copy it there")
 
 

@@ -15,6 +15,7 @@ from chorus_proto.catalogue import bundled
 from chorus_proto.errors import ModelNotFound
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind
+from tests.client.engine_contract import silent
 from tests.support.gguf_writer import llama
 
 BUNDLED = ["all-minilm-l6-v2", "demo-medium", "demo-small", "demo-tiny"]
@@ -95,6 +96,19 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "m" / "folder").symlink_to(outside.parent)
     (tmp_path / "m" / "alias.gguf").symlink_to(inside)
     assert own_names(looked(tmp_path / "state", tmp_path / "m")) == ["alias", "real"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
+def test_a_link_to_itself_is_no_model_and_hides_no_other(tmp_path: Path) -> None:
+    put(tmp_path / "m" / "real.gguf")
+    (tmp_path / "m" / "loop.gguf").symlink_to("loop.gguf")
+    inventory = looked(tmp_path / "state", tmp_path / "m")
+    assert own_names(inventory) == ["real"]
+
+    (tmp_path / "m" / "real.gguf").unlink()
+    (tmp_path / "m" / "real.gguf").symlink_to("real.gguf")
+    with pytest.raises(ModelNotFound, match="was deleted"):
+        asyncio.run(inventory.checked(ModelName("real"), silent))
 
 
 def test_a_missing_models_folder_is_no_error(tmp_path: Path) -> None:
