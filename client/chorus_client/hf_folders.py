@@ -22,7 +22,7 @@ import msgspec
 from chorus_client import safetensors
 from chorus_client.chat_template import template_of_folder, traits
 from chorus_client.config_shape import CONFIG_FILE
-from chorus_client.file_paths import leads_out
+from chorus_client.file_paths import leads_out, text_of
 from chorus_client.folder_archive import Digests, FolderArchive, archive_of, identity
 from chorus_client.model_server.folder import ModelFolder, check_folder
 from chorus_client.transfer.model_store import NamedFile
@@ -241,7 +241,7 @@ def _examined(place: _Place) -> _Found:
             fetched=place.fetched,
         ),
         folder=folder,
-        key="|".join([str(path), *stamps]),
+        key="|".join([text_of(path), *stamps]),
         archive=archive,
         unsent=unsent,
         archive_key="" if archive is None else _archive_key(path, archive),
@@ -250,7 +250,7 @@ def _examined(place: _Place) -> _Found:
 
 def _archive_key(path: Path, archive: FolderArchive) -> str:
     stamps = [f"{one.name}|{one.size_bytes}|{one.mtime_ns}" for one in archive.members]
-    return "|".join(["archive", str(path), *stamps])
+    return "|".join(["archive", text_of(path), *stamps])
 
 
 def _name_of(path: Path) -> ModelName:
@@ -285,5 +285,5 @@ def _keep(path: Path, digests: dict[str, str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, msgspec.json.encode(digests))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: text in it that is not UTF-8
         log.warning("digests cannot be kept in %s: %s", path, error)

@@ -22,6 +22,7 @@ import msgspec
 
 from chorus_client import gguf, safetensors
 from chorus_client.engines.base import LoadProgress, Report
+from chorus_client.file_paths import text_of
 from chorus_proto.clock import Clock, SystemClock
 from chorus_proto.errors import LoadFailed, ModelDamaged
 from chorus_proto.files import write_atomically
@@ -106,7 +107,7 @@ class Integrity:
 
     def _known_of(self, path: Path, status: os.stat_result) -> _Known | None:
         """None for a file that is not the one that was known under this path."""
-        known = self._known.get(str(path))
+        known = self._known.get(text_of(path))
         return known if known is not None and known.is_of(status) else None
 
     async def check(self, path: Path, *, expected: str = "", report: Report = _unheard) -> None:
@@ -184,7 +185,8 @@ class Integrity:
 
     async def _remember(self, path: Path, known: _Known) -> None:
         # A new mapping each time: a look at the folders may be reading the old one in its thread.
-        files = {name: one for name, one in self._known.items() if name != str(path)} | {str(path): known}
+        key = text_of(path)
+        files = {name: one for name, one in self._known.items() if name != key} | {key: known}
         self._known = dict(list(files.items())[-_MOST_FILES:])
         async with self._writing:
             await asyncio.to_thread(_keep, self._path, self._known)
@@ -290,5 +292,5 @@ def _keep(path: Path, known: dict[str, _Known]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, msgspec.json.encode(_File(files=known)))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: text in it that is not UTF-8
         log.warning("digests cannot be kept in %s: %s", path, error)

@@ -64,6 +64,16 @@ def test_the_hubs_cache_has_the_repositorys_name(tmp_path: Path) -> None:
     assert names(looked(tmp_path / "hub", state=tmp_path)) == ["demo-tiny"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every file name is text")
+def test_a_name_that_is_not_utf8_costs_no_folder_its_digest(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "models" / os.fsdecode(b"mod\xe8le"))
+    shutil.copytree(FOLDER, tmp_path / "models" / "zebra")
+    found = looked(tmp_path / "models", state=tmp_path, digest=True)
+    assert names(found) == ["mod-le", "zebra"]
+    assert all(one.digest for one in found.files())
+    assert all(one.digest for one in looked(tmp_path / "models", state=tmp_path).files())  # they were kept
+
+
 def test_the_identity_is_that_of_the_weights_alone(tmp_path: Path) -> None:
     shutil.copytree(FOLDER, tmp_path / "a" / "one")
     shutil.copytree(FOLDER, tmp_path / "b" / "two")

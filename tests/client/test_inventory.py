@@ -159,6 +159,23 @@ def test_a_damaged_digest_cache_is_computed_anew(tmp_path: Path) -> None:
     assert len(digest_of(inventory, "a")) == 64
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every file name is text")
+def test_a_name_that_is_not_utf8_costs_no_model_its_digest(tmp_path: Path) -> None:
+    put(tmp_path / "m" / os.fsdecode(b"mod\xe8le.gguf"))
+    put(tmp_path / "m" / "zebra.gguf")
+
+    async def digested() -> list[str]:
+        inventory = Inventory([tmp_path / "m"], tmp_path / "state")
+        await inventory.refresh()
+        known = [digest_of(inventory, name) for name in ("mod-le", "zebra")]
+        await inventory.digest()
+        assert all(file.digest for file in inventory.files())
+        return known
+
+    assert asyncio.run(digested()) == ["", ""]
+    assert all(asyncio.run(digested()))  # they were kept
+
+
 def test_the_bundled_files_are_those_of_the_catalogue() -> None:
     folder = bundled_folder()
     assert folder is not None
