@@ -192,9 +192,10 @@ class Agent:
         self._pool.free_idle(reason)
 
     async def inventory_changed(self) -> None:
-        """Look again what can be loaded here, and tell the coordinator."""
-        self._models = await self._pool.inventory()
-        if self._uplink is not None:
+        """Look again what can be loaded here, and tell the coordinator when that is not what it was."""
+        models = await self._pool.inventory()
+        before, self._models = self._models, models
+        if self._uplink is not None and _by_name(models) != _by_name(before):
             self._uplink.inventory(self._models)
 
     def load(self, order: LoadOrder) -> None:
@@ -341,6 +342,11 @@ class Agent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _by_name(models: list[ModelFile]) -> dict[ModelName, ModelFile]:
+    """Servers list theirs in any order."""
+    return {file.name: file for file in models}
 
 
 def _read(order: ExecuteOrder) -> tuple[Generation, Renderer]:

@@ -33,6 +33,7 @@ from chorus_client.link import CoordinatorLink
 from chorus_client.local_servers.adopt import adopt_running
 from chorus_client.local_servers.engine import LocalServersEngine
 from chorus_client.local_servers.kept_server import KeepLimits
+from chorus_client.lookout import Lookout
 from chorus_client.memory_gate import MemoryGate
 from chorus_client.microbench import BENCH_MODEL, measured
 from chorus_client.model_options import ModelOptions, read_model_options
@@ -120,18 +121,16 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
         )
         pool = Pool(engines, clock, tell, gate, rules=pool_rules(settings), options=model_options)
 
-        async def look_again() -> None:
-            await inventory.refresh()
-            await folders.refresh()
-            await agent.inventory_changed()
+        async def removed() -> None:
+            await lookout.look()
 
         async def arrived(path: Path, sha256: str) -> None:
             await integrity.witnessed(path, sha256)
-            await look_again()
+            await lookout.look()
 
         async def unpacked(path: Path, digests: Digests) -> None:
             await folders.witnessed(path, digests)
-            await look_again()
+            await lookout.look()
 
         def told(report: FetchReport) -> None:
             agent.fetch_changed(report)
@@ -147,7 +146,7 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
             tell=told,
             arrived=arrived,
             unpacked=unpacked,
-            removed=look_again,
+            removed=removed,
         )
         agent = Agent(
             identity,
@@ -160,6 +159,7 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
             mac_addresses=await _wake_addresses(settings),
         )
         telling.append(agent.replica_changed)
+        lookout = Lookout(inventory, folders, agent, every_s=settings.models_look_every_s)
         link = CoordinatorLink(
             settings.join,
             agent,
@@ -173,7 +173,7 @@ async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.E
         await agent.prepare(tuple(engines))
         pool.preload()
         beside = [
-            asyncio.create_task(_digest(inventory, folders, agent), name="digest"),
+            asyncio.create_task(lookout.run(), name="lookout"),
             asyncio.create_task(pool.run(), name="pool"),
             *caring(
                 settings, policy, agent, link, pool, clock, nvidia="nvidia" in {gpu.vendor for gpu in hardware.gpus}
@@ -215,13 +215,6 @@ def _say_if_broken(task: asyncio.Task[None]) -> None:
     """Work beside the link may fail without ending the agent, but not in silence."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("%s broke; the agent goes on without it", task.get_name(), exc_info=error)
-
-
-async def _digest(inventory: Inventory, folders: HfFolders, agent: Agent) -> None:
-    """Hash the model files beside the work, then tell: a first start must not wait for hundreds of gigabytes."""
-    await inventory.digest()
-    await folders.digest()
-    await agent.inventory_changed()
 
 
 def agent_name(settings: AgentSettings) -> str:

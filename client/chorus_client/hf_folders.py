@@ -26,6 +26,7 @@ from chorus_client.file_paths import leads_out, text_of
 from chorus_client.folder_archive import Digests, FolderArchive, archive_of, identity
 from chorus_client.model_server.folder import ModelFolder, check_folder
 from chorus_client.transfer.model_store import NamedFile
+from chorus_client.unchanged import Unchanged, stamp_of_folder
 from chorus_proto import catalogue
 from chorus_proto.errors import LoadFailed, ModelDamaged, ModelNotFound
 from chorus_proto.files import write_atomically
@@ -97,6 +98,10 @@ class HfFolders:
         self._store = store
         self._digests_path = state_dir / "folder_digests.json"
         self._found: dict[ModelName, _Found] = {}
+        self._read = Unchanged[_Place, _Found]()
+        self._undigested: set[tuple[str, str]] = set()
+        """Folders that could not be read through, as they were then: they are tried again when they changed."""
+        self._looking = asyncio.Lock()
         self._refused: set[str] = set()
         self._remembering = threading.Lock()
 
@@ -114,18 +119,23 @@ class HfFolders:
         return found.folder.path
 
     async def refresh(self) -> None:
-        """Look at all folders again. Reads headers only; what cannot be used is logged once and left out."""
-        self._found = await asyncio.to_thread(self._look)
+        """Look at all folders again. Reads headers only, and of new or changed folders; what cannot be used is logged
+        once and left out."""
+        async with self._looking:  # else the result of an older look could come last
+            self._found = await asyncio.to_thread(self._look)
+        self._undigested &= {(found.key, found.archive_key) for found in self._found.values()}
 
     async def digest(self) -> None:
         """Fill in the digests, from the cache or by reading the folders in a thread; may take minutes."""
         for name, found in list(self._found.items()):
-            if found.is_known:
+            as_it_was = (found.key, found.archive_key)
+            if found.is_known or as_it_was in self._undigested:
                 continue
             try:
                 known = await asyncio.to_thread(self._remembered, found)
             except (OSError, ModelDamaged) as error:
                 log.warning("no digest for %s: %s", found.folder.path, error)
+                self._undigested.add(as_it_was)
                 continue
             if self._found.get(name) == found:
                 self._found[name] = found.with_digests(known)
@@ -163,10 +173,12 @@ class HfFolders:
     def _look(self) -> dict[ModelName, _Found]:
         found: dict[ModelName, _Found] = {}
         known = _kept(self._digests_path)
-        for place in self._places():
+        places = list(self._places())
+        self._read.forget_all_but(places)
+        for place in places:
             path, name = place.path, place.name
             try:
-                one = _examined(place)
+                one = self._examined(place)
             except (LoadFailed, OSError) as error:
                 self._log_once(path, str(error))
                 continue
@@ -177,6 +189,10 @@ class HfFolders:
                 self._log_once(path, f"is not sent to other nodes: {one.unsent}")
             found[name] = one.with_digests(known)
         return found
+
+    def _examined(self, place: _Place) -> _Found:
+        """As `_examined`, which is not asked again about a folder that stayed as it was."""
+        return self._read.found(place, stamp_of_folder(place.path), lambda: _examined(place))
 
     def _places(self) -> Iterator[_Place]:
         """Where models lie, those that win over others of their name first."""

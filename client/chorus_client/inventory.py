@@ -19,6 +19,7 @@ from chorus_client.gguf import read_header
 from chorus_client.integrity import Integrity
 from chorus_client.model_shape import is_embedding, shape_of
 from chorus_client.transfer.model_store import NamedFile
+from chorus_client.unchanged import Stamp, Unchanged, stamp_of
 from chorus_proto import catalogue
 from chorus_proto.errors import LoadFailed, ModelDamaged, ModelNotFound
 from chorus_proto.ids import ModelName
@@ -97,6 +98,10 @@ class Inventory:
         self._integrity = integrity or Integrity(state_dir)
         self._found: dict[ModelName, _Found] = {}
         self._damaged: dict[ModelName, str] = {}
+        self._read = Unchanged[_Place, _Found | None]()
+        self._undigested: dict[Path, Stamp] = {}
+        """Files that could not be read through, as they were then: they are tried again when they changed."""
+        self._looking = asyncio.Lock()
         self._refused: set[str] = set()
 
     def files(self) -> list[ModelFile]:
@@ -153,13 +158,17 @@ class Inventory:
             del self._found[found.file.name]
 
     async def refresh(self) -> None:
-        """Look at all folders again. Reads headers only; damaged files are logged once and left out."""
-        self._found, self._damaged = await asyncio.to_thread(self._look)
+        """Look at all folders again. Reads headers only, and of new or changed files; damaged files are logged once and
+        left out."""
+        async with self._looking:  # else the result of an older look could come last
+            self._found, self._damaged = await asyncio.to_thread(self._look)
+        there = {found.path for found in self._found.values()}
+        self._undigested = {path: stamp for path, stamp in self._undigested.items() if path in there}
 
     async def digest(self) -> None:
         """Fill in the SHA-256 of each file, as it is remembered or by reading it; may take minutes."""
         for name, found in list(self._found.items()):
-            if found.file.digest:
+            if found.file.digest or self._undigested.get(found.path) == stamp_of(found.status):
                 continue
             try:
                 value = await self._integrity.digest(found.path, expected=found.expected)
@@ -168,6 +177,7 @@ class Inventory:
                 continue
             except LoadFailed as error:
                 log.warning("no digest for %s: %s", found.path, error.message)
+                self._undigested[found.path] = stamp_of(found.status)
                 continue
             now = self._found.get(name)
             if now is not None and now.path == found.path and now.is_as_found(found.status):
@@ -177,10 +187,12 @@ class Inventory:
         """What is there, and what is damaged."""
         found: dict[ModelName, _Found] = {}
         damaged: dict[ModelName, str] = {}
-        for place in self._places():
+        places = list(self._places())
+        self._read.forget_all_but(places)
+        for place in places:
             path, name = place.path, place.name
             try:
-                one = _examined(path, name, place.folder, place.sha256)
+                one = self._examined(place)
             except (LoadFailed, OSError) as error:
                 self._log_once(path, str(error))
                 continue
@@ -197,6 +209,14 @@ class Inventory:
             one = self._with_digest(one)
             found[name] = replace(one, file=replace(one.file, fetched=place.fetched))
         return found, {name: damage for name, damage in damaged.items() if name not in found}
+
+    def _examined(self, place: _Place) -> _Found | None:
+        """As `_examined`, which is not asked again about a file that stayed as it was."""
+        return self._read.found(
+            place,
+            stamp_of(place.path.stat()),
+            lambda: _examined(place.path, place.name, place.folder, place.sha256),
+        )
 
     def _places(self) -> Iterator[_Place]:
         """Where model files lie, those that win over others of their name first."""
@@ -247,7 +267,7 @@ def _gguf_files(folder: Path) -> Iterator[Path]:
             path = here / name
             if not name.lower().endswith(_SUFFIX) or name.startswith("."):
                 continue
-            if leads_out(path, root) or not path.is_file():
+            if leads_out(path, root) or not os.path.isfile(path):  # noqa: PTH113 - is_file() raises for a broken mount
                 continue
             count += 1
             if count > _MOST_FILES:

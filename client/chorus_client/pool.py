@@ -66,6 +66,10 @@ class Pool:
         self._models: dict[ModelName, PooledModel] = {}
         self._restarts: dict[ModelName, Restarts] = {}
         self._files: dict[ModelName, ModelFile] = {}
+        self._offered: dict[EngineKind, list[ModelFile]] = {}
+        self._away: dict[EngineKind, str] = {}
+        """Engines that did not answer when they were asked last, and why."""
+        self._asking = asyncio.Lock()
         self._tell = tell
         self._closed = False
         room = MemoryRoom(
@@ -89,16 +93,26 @@ class Pool:
         )
 
     async def inventory(self) -> list[ModelFile]:
-        """Every model that an engine here could load; the first engine that has a name keeps it."""
-        files: dict[ModelName, ModelFile] = {}
-        for engine in self._engines.values():
-            try:
-                for file in await engine.inventory():
+        """Every model that an engine here could load; the first engine that has a name keeps it.
+
+        An engine that does not answer keeps what it offered last: a server that starts anew still has its models.
+        """
+        async with self._asking:  # else an older answer could come last
+            for kind, engine in self._engines.items():
+                try:
+                    self._offered[kind] = await engine.inventory()
+                    if self._away.pop(kind, None) is not None:
+                        log.info("engine %s is back", kind)
+                except ClusterError as error:
+                    if self._away.get(kind) != error.message:
+                        log.warning("engine %s: %s", kind, error.message)
+                    self._away[kind] = error.message
+            files: dict[ModelName, ModelFile] = {}
+            for kind in self._engines:
+                for file in self._offered.get(kind, []):
                     files.setdefault(file.name, file)
-            except ClusterError as error:
-                log.warning("engine %s: %s", engine.kind, error.message)
-        self._files = files
-        return list(files.values())
+            self._files = files
+            return list(files.values())
 
     def reports(self) -> tuple[ReplicaReport, ...]:
         return tuple(one.report for one in self._models.values())

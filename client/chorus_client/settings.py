@@ -24,6 +24,11 @@ class AgentSettings:
     state_dir: Path = setting(Path("~/.chorus"), "folder of everything that survives a restart")
     engines: tuple[EngineKind, ...] = setting((EngineKind.LLAMA_SERVER,), "engines to use")
     models_dirs: tuple[Path, ...] = setting((), "folders with your own .gguf files and Hugging Face folders")
+    models_look_every_s: float = setting(
+        30.0,
+        "seconds between looks for models that came or went, in folders and at Ollama or a remote server",
+        minimum=0.1,
+    )
     download_dir: Path | None = setting(
         None, "folder of models that come over the network; by default `models` in this agent's state folder"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -74,6 +75,7 @@ class OllamaEngine:
     ) -> None:
         self._url = url
         self._limits = limits or OllamaLimits()
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request, and there is one each look
         # How long an answer may take depends on the question: each has its own limit below.
         timeout = httpx.Timeout(None, connect=self._limits.connect_s)
         # Proxies of the environment are for the internet, not for a server on this PC.
