@@ -28,7 +28,20 @@ def tie_to_parent() -> None:
     if not parent.isdecimal():
         return
     _die_on_parent_death(int(parent))
-    threading.Thread(target=_kill_own_group_at_end_of_input, name="lifeline", daemon=True).start()
+    _end_with(kept_input())
+
+
+def kept_input() -> int:
+    """Standard input as a descriptor of our own; descriptor 0 is the null device from now on, also for our children.
+
+    A thread that waits in a read of descriptor 0 would hold up everybody else who touches it: on Windows a DLL of numpy
+    asks for its status while it is loaded, and would wait for ever (numpy issue 24290).
+    """
+    kept = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return kept
 
 
 def _die_on_parent_death(parent_pid: int) -> None:
@@ -41,10 +54,14 @@ def _die_on_parent_death(parent_pid: int) -> None:
         os._exit(1)
 
 
-def _kill_own_group_at_end_of_input() -> None:
-    """Wait for the end of standard input, which comes only when the agent let go of it, then end everything."""
+def _end_with(descriptor: int) -> None:
+    threading.Thread(target=_kill_own_group_at_end_of, args=(descriptor,), name="lifeline", daemon=True).start()
+
+
+def _kill_own_group_at_end_of(descriptor: int) -> None:
+    """Wait for the end of the input, which comes only when the agent let go of it, then end everything."""
     with contextlib.suppress(OSError):
-        while os.read(0, 4096):
+        while os.read(descriptor, 4096):
             pass
     _kill_own_group()
 
@@ -59,7 +76,7 @@ def _stand_beside(argv: list[str]) -> int:
     """Run `argv` as a child in our process group until it ends or the agent does; return its exit code."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent signals the whole group; the program decides
     program = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=_default_sigterm)
-    threading.Thread(target=_kill_own_group_at_end_of_input, name="lifeline", daemon=True).start()
+    _end_with(0)
     code = program.wait()
     return code if code >= 0 else 128 - code
 

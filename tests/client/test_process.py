@@ -6,7 +6,10 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -196,3 +199,72 @@ def test_a_process_that_somebody_started_by_hand_is_tied_to_nobody(monkeypatch: 
     monkeypatch.delenv(lifeline.PARENT_VARIABLE, raising=False)
     lifeline.tie_to_parent()
     assert os.getpid() > 0
+
+
+TIED = """
+import os, threading
+from chorus_client.lifeline import tie_to_parent
+
+tie_to_parent()
+print(repr(os.read(0, 1)), flush=True)
+threading.Event().wait()
+"""
+COMPUTING = """
+import os
+from chorus_client.model_server import worker
+
+class Probe:
+    def __init__(self, orders, events):
+        self.orders, self.events = orders, events
+
+    def run(self):
+        self.events.write(self.orders.read(5) + os.read(0, 1) + b"|")
+        self.events.flush()
+        self.events.write(self.orders.read())
+        self.events.flush()
+        return 0
+
+worker.Worker = Probe
+worker.main()
+"""
+
+
+@contextmanager
+def started(code: str) -> Generator[subprocess.Popen[bytes]]:
+    """A child of this process, killed when it says nothing for too long."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, lifeline.PARENT_VARIABLE: str(os.getpid())},
+        start_new_session=True,
+    ) as child:
+        watch = threading.Timer(20, child.kill)
+        watch.start()
+        try:
+            yield child
+        finally:
+            watch.cancel()
+
+
+def test_a_tied_child_has_the_null_device_as_descriptor_0_and_still_ends_with_its_agent() -> None:
+    """Whoever looks at descriptor 0, as a DLL does while numpy is imported on Windows, must not meet a pending read."""
+    with started(TIED) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline().strip() == b"b''"  # while its real input is still open
+        child.stdin.close()
+        assert child.wait(timeout=20) != 0
+
+
+def test_the_computing_process_reads_its_orders_beside_descriptor_0() -> None:
+    with started(COMPUTING) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"first")
+        child.stdin.flush()
+        assert child.stdout.read(6) == b"first|"
+        child.stdin.write(b"second")
+        child.stdin.close()
+        assert child.stdout.read() == b"second"
+        assert child.wait(timeout=20) == 0

@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
+from chorus_client.lifeline import kept_input
 from chorus_client.model_server import frames
 from chorus_client.model_server.folder import check_folder
 from chorus_client.model_server.frames import Begin, Cancel, Event, Failed, Load, Loading, Ready
@@ -115,7 +116,7 @@ def _own_output() -> BinaryIO:
 def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # sent to the whole group; the server decides and ends this process
-    code = Worker(sys.stdin.buffer, _own_output()).run()
+    code = Worker(os.fdopen(kept_input(), "rb"), _own_output()).run()
     sys.stderr.flush()
     # Threads that wait for input would keep the interpreter from ending.
     os._exit(code)
