@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Generator, Mapping
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -68,16 +68,23 @@ class _NodeFile(msgspec.Struct):
     node_id: str
 
 
-async def run_agent(settings: AgentSettings, stop: asyncio.Event, clock: Clock) -> None:
-    """Run until `stop` is set. Raises SettingsError (wrong settings) and Refused (the coordinator will not have it)."""
+@contextmanager
+def only_agent(settings: AgentSettings) -> Generator[None]:
+    """Be the only agent of this name on the state folder while the block runs. Raises SettingsError."""
     name = agent_name(settings)
     folder = agent_folder(settings.state_dir, name)
     refusal = f"an agent called {name} already runs on the state folder {folder}; give this one another --name"
     with only_one(folder / "agent.lock", refusal):
-        await _run(settings, name, folder, stop, clock)
+        yield
 
 
-async def _run(settings: AgentSettings, name: str, folder: Path, stop: asyncio.Event, clock: Clock) -> None:
+async def run_agent(settings: AgentSettings, stop: asyncio.Event, clock: Clock) -> None:
+    """Run, as the `only_agent` of its name, until `stop` is set.
+
+    Raises SettingsError (wrong settings) and Refused (the coordinator will not have it).
+    """
+    name = agent_name(settings)
+    folder = agent_folder(settings.state_dir, name)
     policy = policy_of(settings)
     token = join_token(settings)
     integrity = Integrity(folder, clock=clock, verify_every_s=settings.verify_digest_every_h * 3600)

@@ -19,7 +19,7 @@ from chorus_cli.ready_file import ReadyFile, ready_file
 from chorus_cli.remote import dialled
 from chorus_cli.settings import CliSettings
 from chorus_cli.trust import known_authority
-from chorus_client.app import agent_folder, agent_name, join_token, node_id, run_agent
+from chorus_client.app import agent_folder, agent_name, join_token, node_id, only_agent, run_agent
 from chorus_client.joining import HUB_FILE, read_hub_file
 from chorus_client.lifeline import PARENT_VARIABLE, tie_to_parent
 from chorus_client.link import Refused
@@ -67,11 +67,12 @@ async def run(
 ) -> None:
     """Raises SettingsError, also when the coordinator refuses this agent for good."""
     name = agent_name(settings)
-    me = node_id(agent_folder(settings.state_dir, name))
     with (
+        only_agent(settings),  # first: one that is refused must leave the files of the one that runs alone
         nullcontext() if is_child else pid_file(settings.state_dir, process),
         ready_file(ready) as told,
     ):
+        me = node_id(agent_folder(settings.state_dir, name))
         works: list[Awaitable[object]] = [run_agent(settings, stop, SystemClock())]
         if told.wanted or not is_child:
             print(f"this PC is {name}; joining the coordinator at {settings.join}", flush=True)
