@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 import click
 
@@ -83,6 +85,7 @@ def chorus() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    _print_whatever_comes()
     try:
         code: object = chorus.main(args=None if argv is None else list(argv), prog_name="chorus", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -102,6 +105,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _print_whatever_comes() -> None:
+    """A character that the output's encoding lacks becomes `?`: on Windows a redirected output has that of the country,
+    and an answer must not end at the first arrow in it."""
+    # None without a console (pythonw); what took its place may be no file of text.
+    output = cast("object", sys.stdout)
+    if isinstance(output, io.TextIOWrapper):
+        text = cast("io.TextIOWrapper", output)
+        if text.errors == "strict":
+            text.reconfigure(errors="replace")
 
 
 def _refused(code: int, message: str) -> int:

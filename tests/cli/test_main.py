@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -17,6 +18,24 @@ def test_help_lists_every_command_and_loads_neither_grpc_nor_a_web_server() -> N
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", timeout=30, check=True)
     assert "LOADED []" in done.stdout
     assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_a_character_that_the_outputs_encoding_lacks_does_not_end_the_output() -> None:
+    """As on Windows, where an output that goes to a file has the encoding of the country."""
+    done = subprocess.run(
+        [sys.executable, "-m", "chorus_cli", "config", "show"],
+        env={**os.environ, "PYTHONIOENCODING": "cp1252", "CHORUS_REGISTRY_URL": "https://caf\u00e9\u2192"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "https://caf\u00e9?".encode("cp1252") in done.stdout
+
+
+def test_a_process_without_a_console_has_no_output_to_prepare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["frobnicate"]) == 2
 
 
 def test_every_command_that_is_listed_exists() -> None:
