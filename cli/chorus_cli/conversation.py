@@ -83,7 +83,10 @@ class Conversation:
             raise ModelNotFound(_no_model(self.model or "", state)) from None
 
     def ask(self, text: str) -> None:
-        """The next question."""
+        """The next question. One before it that got no word of an answer gives way: it could be asked again until now,
+        but the templates of many models refuse two questions in a row."""
+        if self.line and self.line[-1].role is Role.USER:
+            self.line.pop()
         self._append(Role.USER, text, None)
 
     def take_back(self) -> bool:

@@ -111,6 +111,17 @@ def test_what_was_said_before_a_failure_is_kept_and_can_be_asked_again() -> None
     assert said(cluster.calls[1])[1] == ("assistant", "The cap")
 
 
+def test_a_question_whose_answer_failed_can_be_asked_again_and_gives_way_to_the_next_one() -> None:
+    cluster = FakeCluster(failing(NodeLost("the PC went away")))
+    shown = talk(cluster, "hello", "/again", "anybody there?")
+    assert shown.count("error: the PC went away") == 3
+    assert [said(call) for call in cluster.calls] == [
+        [("user", "hello")],
+        [("user", "hello")],
+        [("user", "anybody there?")],
+    ]
+
+
 def test_a_conversation_that_became_too_long_is_shortened_and_said_so() -> None:
     async def small(call: Call) -> AsyncGenerator[Piece, None]:
         if len(said(call)) > 2:
