@@ -62,6 +62,11 @@ def of_replica_state(number: common_pb2.ReplicaState.ValueType) -> ReplicaState 
     return _STATE_OF_NUMBER.get(number)
 
 
+def _told(text: str) -> str:
+    """Words for people that a message can hold: they may name a file, and a file's name need not be UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def replica_message(report: ReplicaReport) -> node_pb2.ReplicaReport:
     return node_pb2.ReplicaReport(
         model=report.model,
@@ -71,7 +76,7 @@ def replica_message(report: ReplicaReport) -> node_pb2.ReplicaReport:
         resident_bytes=report.resident_bytes,
         predicted_bytes=report.predicted_bytes,
         progress=report.progress,
-        detail=report.detail,
+        detail=_told(report.detail),
         context_tokens=report.context_tokens,
         load_s=report.load_s,
         failure_code=report.failure_code,
@@ -249,7 +254,7 @@ def of_timings(message: common_pb2.Timings) -> Timings:
 def failure_message(error: ClusterError) -> common_pb2.Failure:
     return common_pb2.Failure(
         code=error.code,
-        message=error.message,
+        message=_told(error.message),
         param=error.param or "",
         retry_after_s=error.retry_after_s,
     )

@@ -175,6 +175,13 @@ def test_a_model_that_no_message_can_hold_is_left_out_by_name_and_the_others_are
     assert "odd-name" in caplog.text
 
 
+def test_a_failure_that_names_a_file_whose_name_is_not_utf8_is_told_all_the_same() -> None:
+    reason = "The model file mod\udce8le.gguf cannot be read"
+    told = "The model file mod\\udce8le.gguf cannot be read"
+    assert of_replica(replica_message(replace(REPORT, detail=reason))).detail == told
+    assert of_failure(failure_message(InternalError(reason))).message == told
+
+
 def test_what_a_pc_leaves_to_its_owner_survives_the_wire_and_an_older_agent_leaves_all_to_us() -> None:
     for courtesy in (ALL_OURS, Courtesy(slots=0), Courtesy(slots=3, reason="other programs"), Courtesy(paused=True)):
         raw = courtesy_message(courtesy).SerializeToString()
