@@ -21,6 +21,7 @@ from chorus_proto.values import EngineKind, ReplicaReport, ReplicaState
 from tests.support.clock import FakeClock
 from tests.support.fake_engine import FakeEngine, FakeLoaded
 from tests.support.open_gate import open_gate
+from tests.support.patience import granted_s
 
 ECHO = ModelName("echo")
 OPTIONS = LoadOptions(slots=2, context_tokens=512)
@@ -42,12 +43,12 @@ class Bench:
         )
 
     async def until_not(self, state: ReplicaState) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(granted_s(5)):
             while self.reports[-1].state is state:
                 await asyncio.sleep(0)
 
     async def until(self, state: ReplicaState) -> ReplicaReport:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(granted_s(5)):
             while not self.reports or self.reports[-1].state is not state:
                 await asyncio.sleep(0)
         return self.reports[-1]
@@ -73,7 +74,7 @@ def test_a_load_is_reported_from_its_start_to_ready() -> None:
         assert bench.reports[1].progress == 0.5
         assert (ready.slots, ready.context_tokens) == (2, 512)
         assert ready.engine is EngineKind.SCRIPTED
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(granted_s(5)):
             while bench.reports[-1].resident_bytes is None:
                 await asyncio.sleep(0)
         assert bench.reports[-1].resident_bytes == 1_000_000
@@ -385,7 +386,7 @@ def test_an_engine_that_died_holds_no_memory_until_it_is_back() -> None:
     async def scenario(bench: Bench) -> None:
         bench.pool.load(ECHO, OPTIONS)
         await bench.until(ReplicaState.READY)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(granted_s(5)):
             while bench.reports[-1].resident_bytes is None:
                 await asyncio.sleep(0)
         bench.engine.loads[0].closed.set()
@@ -403,7 +404,7 @@ def test_an_owner_gets_the_memory_of_what_nobody_uses_but_for_what_he_keeps_load
         await pool.inventory()
         for name in engine.names:
             pool.load(ModelName(name), OPTIONS, adopted=name == "adopted")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(granted_s(5)):
             while any(one.state is not ReplicaState.READY for one in pool.models()):
                 await asyncio.sleep(0)
             with pool.acquire(ModelName("busy")):

@@ -31,6 +31,7 @@ from chorus_proto.generation import Delta, Generation
 from chorus_proto.ids import ModelName
 from chorus_proto.sizing import DeviceKind
 from chorus_proto.values import Hardware, ReplicaReport, ReplicaState
+from tests.support.patience import granted_s
 
 TINY = ModelName("demo-tiny")
 OPTIONS = LoadOptions(slots=4, context_tokens=256)
@@ -51,7 +52,7 @@ class Bench:
         self.pool = Pool({engine.kind: engine}, SystemClock(), self.reports.append, gate, rules=rules)
 
     async def until(self, *states: ReplicaState, within_s: float = 15) -> ReplicaReport:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(granted_s(within_s)):
             while not self.reports or self.reports[-1].state not in states:
                 await asyncio.sleep(0.005)
         return self.reports[-1]

@@ -17,6 +17,7 @@ from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ReplicaReport, ReplicaState
 from tests.support.clock import FakeClock
 from tests.support.emulated_pc import EmulatedPc
+from tests.support.patience import granted_s
 
 OPTIONS = LoadOptions(slots=1, context_tokens=4096)
 A, B, SMALL = ModelName("a"), ModelName("b"), ModelName("small")
@@ -59,7 +60,7 @@ class Bench:
         return next((report for report in reversed(self.reports) if report.model == model), None)
 
     async def until(self, model: ModelName, state: ReplicaState) -> ReplicaReport:
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(granted_s(8)):
             while (latest := self.latest(model)) is None or latest.state is not state:
                 await asyncio.sleep(0.001)
         return latest
@@ -112,7 +113,7 @@ def test_a_model_on_a_card_gives_way_too_since_its_report_says_what_it_takes_the
     async def scenario(bench: Bench) -> None:
         for model, other in ((A, B), (B, A), (A, B)):
             await bench.ready(model)
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(granted_s(8)):
                 while (report := bench.latest(model)) is not None and report.resident_bytes is None:
                     await asyncio.sleep(0.001)
             assert report is not None

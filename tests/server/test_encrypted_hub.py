@@ -33,7 +33,7 @@ from tests.support.fake_node import hello_of
 from tests.support.http_face import until
 from tests.support.patience import granted_s
 
-WITHIN_S = 5.0
+WITHIN_S = granted_s(5.0)
 Metadata = tuple[tuple[str, str], ...]
 
 

@@ -77,7 +77,7 @@ def get(path: str, *, method: str = "GET") -> bytes:
 
 async def send_raw(port: int, sent: bytes, tls: ssl.SSLContext | None = None) -> Reply:
     """Send these bytes, read until the server closes; `tls`: whom to trust, None in clear."""
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(granted_s(WITHIN_S)):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
         try:
             writer.write(sent)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import socketio
 
 from tests.support.http_face import WITHIN_S
+from tests.support.patience import granted_s
 
 WEBSOCKET = ("websocket",)
 POLLING = ("polling",)
@@ -59,7 +60,7 @@ class LiveClient:
 
     async def until(self, count: int, event: str) -> list[Any]:  # Any: see `told`
         """Wait for so many of one event; of the cluster's, single ones are counted."""
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(granted_s(WITHIN_S)):
             while len(found := self.events() if event == "cluster" else self.of(event)) < count:
                 self._heard.clear()
                 await self._heard.wait()
@@ -67,14 +68,14 @@ class LiveClient:
 
     async def until_stream(self, kind: str) -> dict[str, Any]:  # Any: see `told`
         """Wait for a `stream` event of one kind."""
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(granted_s(WITHIN_S)):
             while not (found := [one for one in self.of("stream") if one["kind"] == kind]):
                 self._heard.clear()
                 await self._heard.wait()
         return found[0]
 
     async def until_closed(self) -> None:
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(granted_s(WITHIN_S)):
             await self.closed.wait()
 
     def cut(self) -> None:

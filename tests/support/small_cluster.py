@@ -21,6 +21,7 @@ from chorus_server.settings import CoordinatorSettings
 from tests.support.fake_engine import FakeEngine, FakeLoaded
 from tests.support.fake_node import STRONG
 from tests.support.open_gate import open_gate
+from tests.support.patience import granted_s
 
 QUICK_LEASES = {"heartbeat_s": 0.1, "suspect_after_s": 0.4, "dead_after_s": 1.5}
 
@@ -101,13 +102,13 @@ class SmallCluster:
         return next((node for node in (await self.coordinator.state()).nodes if node.name == name), None)
 
     async def until_state(self, name: str, state: NodeState) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(granted_s(10)):
             while (node := await self.node(name)) is None or node.state is not state:
                 await asyncio.sleep(0.01)
 
     async def until_ready(self, *names: str) -> None:
         """Wait until each of these nodes serves its model."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(granted_s(10)):
             for name in names:
                 while not self._serves(await self.node(name)):
                     await asyncio.sleep(0.01)
