@@ -56,6 +56,14 @@ def call_for(user: str = "ann", priority: Priority = Priority.INTERACTIVE, **mor
     return replace(call, **more)  # pyright: ignore[reportArgumentType]  # names checked by the dataclass
 
 
+def ready_at(coordinator: Coordinator, clock: FakeClock, name: str, tokens_per_s: float) -> FakeNode:
+    """A node with one slot, whose speed has been measured."""
+    node = FakeNode(coordinator, clock, name)
+    node.ready()
+    node.record.rates[MODEL] = Rates(tokens_per_s, 1000.0)
+    return node
+
+
 async def sent(coordinator: Coordinator, call: Call) -> asyncio.Task[str]:
     task = asyncio.create_task(text_of(coordinator.submit(call)))
     await asyncio.sleep(0)
@@ -219,10 +227,8 @@ def test_a_node_of_small_weight_comes_after_its_equal(tmp_path: Path, spared: st
 
 def test_who_would_be_done_sooner_on_the_fast_pc_waits_for_it_and_is_told_so(tmp_path: Path) -> None:
     async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
-        fast, slow = FakeNode(coordinator, clock, "attic"), FakeNode(coordinator, clock, "cellar")
-        for node, tokens_per_s in ((fast, 80.0), (slow, 4.0)):
-            node.ready()
-            node.record.rates[MODEL] = Rates(tokens_per_s, 1000.0)
+        fast = ready_at(coordinator, clock, "attic", 80.0)
+        slow = ready_at(coordinator, clock, "cellar", 4.0)
         running = await sent(coordinator, call_for())
         await fast.next("execute")
         told = await coordinator.explain(call_for())
@@ -243,10 +249,8 @@ def test_who_may_not_wait_as_long_as_the_fast_pc_seems_to_take_gets_the_free_slo
     tmp_path: Path,
 ) -> None:
     async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
-        fast, slow = FakeNode(coordinator, clock, "attic"), FakeNode(coordinator, clock, "cellar")
-        for node, tokens_per_s in ((fast, 80.0), (slow, 4.0)):
-            node.ready()
-            node.record.rates[MODEL] = Rates(tokens_per_s, 1000.0)
+        fast = ready_at(coordinator, clock, "attic", 80.0)
+        slow = ready_at(coordinator, clock, "cellar", 4.0)
         first = await sent(coordinator, call_for())
         order = (await fast.next("execute")).execute
         clock.advance(60.0)  # that is how long requests hold a slot here
@@ -263,10 +267,8 @@ def test_who_may_not_wait_as_long_as_the_fast_pc_seems_to_take_gets_the_free_slo
 
 def test_a_first_token_is_not_put_off_for_a_faster_pc_where_the_free_one_is_fast_enough(tmp_path: Path) -> None:
     async def scenario(coordinator: Coordinator, clock: FakeClock) -> None:
-        fast, brisk = FakeNode(coordinator, clock, "attic"), FakeNode(coordinator, clock, "cellar")
-        for node, tokens_per_s in ((fast, 200.0), (brisk, 15.0)):
-            node.ready()
-            node.record.rates[MODEL] = Rates(tokens_per_s, 1000.0)
+        fast = ready_at(coordinator, clock, "attic", 200.0)
+        ready_at(coordinator, clock, "cellar", 15.0)
         running = await sent(coordinator, call_for(max_tokens=2000))
         await fast.next("execute")
         fast.record.replicas[MODEL].in_flight.tokens_left = 1000.0
