@@ -14,6 +14,7 @@ from chorus_proto.keys import ApiKey, KeyClaim, KeyId, NewKey, Scope, claim_of, 
 from chorus_server.keys import Keys
 from chorus_server.store import Store
 from tests.support.clock import FakeClock
+from tests.support.key_secret import secret_of
 
 ANN = NewKey(name="ann", scopes=(Scope.INFER, Scope.METRICS))
 
@@ -51,7 +52,7 @@ def test_a_key_outlives_a_restart_and_its_secret_is_nowhere_on_the_disk(tmp_path
         return made.text
 
     text = asyncio.run(run())
-    secret = text.rpartition("_")[2].encode()
+    secret = secret_of(text).encode()
     assert all(secret not in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
 
 
