@@ -12,7 +12,7 @@ import asyncio
 import importlib.resources
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from statistics import median
@@ -31,7 +31,7 @@ from chorus_client.memory_gate import MemoryGate
 from chorus_client.pool import Pool
 from chorus_client.preflight import Reserve
 from chorus_proto.clock import SystemClock
-from chorus_proto.generation import Delta, Generation, Piece
+from chorus_proto.generation import Delta, Generation, PieceBatches
 from chorus_proto.ids import ModelName
 from chorus_proto.sizing import DeviceKind
 from chorus_proto.values import EngineKind, ModelFile, ReplicaReport, ReplicaState
@@ -119,14 +119,14 @@ async def _until_healthy(url: str) -> float:
             await asyncio.sleep(0.001)
 
 
-async def first_piece_ms(generate: Callable[[Generation], AsyncGenerator[Piece, None]]) -> float:
+async def first_piece_ms(generate: Callable[[Generation], PieceBatches]) -> float:
     began_s = time.perf_counter()
-    async with aclosing(generate(PROMPT)) as pieces:
-        async for piece in pieces:
-            if isinstance(piece, Delta):
+    async with aclosing(generate(PROMPT)) as batches:
+        async for pieces in batches:
+            if isinstance(pieces[-1], Delta):
                 break
         took_ms = (time.perf_counter() - began_s) * 1000
-        async for _ in pieces:
+        async for _ in batches:
             pass
     return took_ms
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
 from statistics import median
 
 from chorus_client.watchdog import Watchdog
 from chorus_client.watched import watched
 from chorus_proto.clock import SystemClock
-from chorus_proto.generation import Delta, Done, Piece
+from chorus_proto.generation import Delta, Done, PieceBatches
 
 TOKENS = 100_000
 ROUNDS = 15
@@ -22,18 +21,16 @@ READS = (1, 16)
 """Tokens that come together."""
 
 
-async def answer(tokens_together: int) -> AsyncGenerator[Piece, None]:
-    piece = Delta("word ")
-    for number in range(TOKENS):
-        if number % tokens_together == 0:
-            await asyncio.sleep(0)
-        yield piece
-    yield Done(finish_reason="stop", completion_tokens=TOKENS)
+async def answer(tokens_together: int) -> PieceBatches:
+    for _ in range(TOKENS // tokens_together):
+        await asyncio.sleep(0)
+        yield [Delta("word ")] * tokens_together
+    yield [Done(finish_reason="stop", completion_tokens=TOKENS)]
 
 
-async def cpu_seconds(pieces: AsyncGenerator[Piece, None]) -> float:
+async def cpu_seconds(batches: PieceBatches) -> float:
     began_s = time.process_time()
-    async for _ in pieces:
+    async for _ in batches:
         pass
     return time.process_time() - began_s
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from chorus_client.answer_writer import AnswerWriter
 from chorus_client.engines.base import LoadOptions
 from chorus_client.link import Uplink
 from chorus_client.memory_gate import Readings
@@ -32,7 +33,7 @@ from chorus_proto.errors import (
     Unsupported,
 )
 from chorus_proto.frames import StreamClosed, Window
-from chorus_proto.generation import Delta, Done, Generation, Prefilled
+from chorus_proto.generation import Done, Generation
 from chorus_proto.ids import InstanceId, ModelName, NodeId
 from chorus_proto.transfers import FEATURE, FOLDER_FEATURE, FetchReport
 from chorus_proto.values import (
@@ -51,9 +52,6 @@ from chorus_proto.values import (
 )
 
 log = logging.getLogger(__name__)
-
-PAYLOAD_BYTES = 64 * 1024
-"""Most payload of one frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,48 +276,39 @@ class Agent:
         began_s = self._clock.monotonic_s()
         first_s: float | None = None
         generation, render = _read(order)
-        separated = separation(generation, self._file_of(order.model))
+        answer = AnswerWriter(render, separation(generation, self._file_of(order.model)))
         with self._pool.acquire(order.model) as hold:
-            async with aclosing(hold.generate(generation)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Done):
-                        timings = _timings(piece, began_s, first_s, self._clock.monotonic_s())
-                        end, kept = piece, list[Delta]()
-                        if separated is not None:
-                            kept, end = separated.ended(piece)
-                        tail = b"".join((*map(render.delta, kept), render.done(end, timings)))
-                        while len(tail) > PAYLOAD_BYTES:
-                            # A whole body may be larger than a message, and shares the stream with other answers.
-                            uplink.output(order.execution_id, tail[:PAYLOAD_BYTES], 0, first=False)
-                            tail = tail[PAYLOAD_BYTES:]
-                            if not window.spend(PAYLOAD_BYTES):
+            async with aclosing(hold.generate(generation)) as batches:
+                async for pieces in batches:
+                    before = answer.tokens
+                    payloads = answer.written(pieces)
+                    self._tokens_total += answer.tokens - before
+                    first = first_s is None and answer.began
+                    if first:
+                        first_s = self._clock.monotonic_s()
+                    for payload, tokens in payloads:
+                        uplink.output(order.execution_id, payload, tokens, first=first)
+                        if not window.spend(len(payload)):
+                            await window.wait()
+                    if isinstance(done := pieces[-1], Done):
+                        timings = _timings(done, began_s, first_s, self._clock.monotonic_s())
+                        *parts, last = answer.end(done, timings)
+                        for payload in parts:
+                            uplink.output(order.execution_id, payload, 0, first=False)
+                            if not window.spend(len(payload)):
                                 await window.wait()
                         uplink.finished(
                             order.execution_id,
-                            piece.finish_reason,
+                            done.finish_reason,
                             Usage(
-                                prompt_tokens=piece.prompt_tokens,
-                                completion_tokens=piece.completion_tokens,
-                                cached_tokens=piece.cached_tokens,
+                                prompt_tokens=done.prompt_tokens,
+                                completion_tokens=done.completion_tokens,
+                                cached_tokens=done.cached_tokens,
                             ),
                             timings,
-                            tail,
+                            last,
                         )
                         return
-                    if isinstance(piece, Prefilled):
-                        continue
-                    first = first_s is None
-                    if first_s is None:
-                        first_s = self._clock.monotonic_s()
-                    self._tokens_total += piece.tokens
-                    if separated is None:
-                        payload = render.delta(piece)
-                    else:
-                        payload = b"".join([render.delta(one) for one in separated.deltas(piece)])
-                    if payload:
-                        uplink.output(order.execution_id, payload, piece.tokens, first=first)
-                        if not window.spend(len(payload)):
-                            await window.wait()
         raise EngineFailed("the engine ended its answer without an end")
 
     def _file_of(self, model: ModelName) -> ModelFile | None:

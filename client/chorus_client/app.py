@@ -362,10 +362,10 @@ class _Bench:
                 raise LoadFailed(f"the bundled model {BENCH_MODEL} is missing")
             options = LoadOptions(slots=1, context_tokens=1024)
             self._loaded = await self._engine.load(file, options, lambda _progress: None)
-        async with aclosing(self._loaded.generate(generation)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Done):
-                    return piece
+        async with aclosing(self._loaded.generate(generation)) as batches:
+            async for pieces in batches:
+                if isinstance(done := pieces[-1], Done):
+                    return done
         raise EngineFailed("the micro-benchmark got no answer")
 
     async def aclose(self) -> None:

@@ -76,9 +76,9 @@ async def _probed(loaded: LoadedModel, limits: ProbeLimits, idle_s: Callable[[],
 async def _first_token(loaded: LoadedModel) -> str:
     """Return once the engine has said anything; what it failed with, if it did."""
     try:
-        async with aclosing(loaded.generate(PROBE)) as pieces:
-            async for piece in pieces:
-                if not isinstance(piece, Prefilled):
+        async with aclosing(loaded.generate(PROBE)) as batches:
+            async for pieces in batches:
+                if not isinstance(pieces[-1], Prefilled):
                     return ""
     except EngineFailed as error:
         return f"idle, it was asked for a token and failed: {error.message}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from chorus_client.engines.base import Engine, LoadedModel, LoadOptions
@@ -19,7 +19,7 @@ from chorus_client.surroundings import Surroundings, Wish
 from chorus_client.watchdog import WatchLimits
 from chorus_proto.clock import Clock
 from chorus_proto.errors import ClusterError, LoadFailed
-from chorus_proto.generation import Generation, Piece
+from chorus_proto.generation import Generation, PieceBatches
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile, ReplicaReport, ReplicaState
 
@@ -238,7 +238,7 @@ class Hold:
         self._model = model
         self._loaded = loaded
 
-    def generate(self, generation: Generation, *, learn: bool = True) -> AsyncGenerator[Piece, None]:
+    def generate(self, generation: Generation, *, learn: bool = True) -> PieceBatches:
         """See `PooledModel.generate`."""
         return self._model.generate(self._loaded, generation, learn=learn)
 

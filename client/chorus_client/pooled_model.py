@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 from functools import partial
 
@@ -31,7 +30,7 @@ from chorus_proto.errors import (
     ModelDamaged,
     ModelNotFound,
 )
-from chorus_proto.generation import Done, Generation, Piece
+from chorus_proto.generation import Done, Generation, PieceBatches
 from chorus_proto.ids import ModelName
 from chorus_proto.values import ModelFile, ReplicaReport, ReplicaState
 
@@ -364,9 +363,7 @@ class PooledModel:
         """Its engine is a process of ours, which may be ended and started again."""
         return not self.wish.adopted and self.report.engine in CHILD_ENGINES
 
-    def generate(
-        self, loaded: LoadedModel, generation: Generation, *, learn: bool = True
-    ) -> AsyncGenerator[Piece, None]:
+    def generate(self, loaded: LoadedModel, generation: Generation, *, learn: bool = True) -> PieceBatches:
         """What `LoadedModel.generate` says, under a watchdog; an engine of ours that hangs is started again.
 
         `learn`: its speed becomes part of the record.

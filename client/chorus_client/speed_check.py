@@ -107,14 +107,15 @@ class _Check:
             with self._pool.acquire(self._one.model) as hold:
                 async with (
                     asyncio.timeout(self._rules.trial_within_s),
-                    aclosing(hold.generate(TRIAL, learn=False)) as pieces,
+                    aclosing(hold.generate(TRIAL, learn=False)) as batches,
                 ):
-                    async for piece in pieces:
-                        if isinstance(piece, Done):
-                            return piece.decode_tokens_per_s if tokens > 1 else None
-                        if isinstance(piece, Delta):
-                            first_s = self._clock.monotonic_s() if first_s is None else first_s
-                            tokens += piece.tokens
+                    async for pieces in batches:
+                        for piece in pieces:
+                            if isinstance(piece, Done):
+                                return piece.decode_tokens_per_s if tokens > 1 else None
+                            if isinstance(piece, Delta):
+                                first_s = self._clock.monotonic_s() if first_s is None else first_s
+                                tokens += piece.tokens
         except TimeoutError:
             passed_s = self._rules.trial_within_s if first_s is None else self._clock.monotonic_s() - first_s
             return tokens / passed_s if passed_s > 0 else None

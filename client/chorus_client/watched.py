@@ -1,18 +1,18 @@
 """A generation under its watchdog: pieces pass through, and one that stands still ends as a failure of the engine.
 
-Every token of every answer comes through here, so a piece costs no task and no timer of its own: one timer for the
+Every token of every answer comes through here, so a batch costs no task and no timer of its own: one timer for the
 whole generation sleeps as long as the watchdog can be sure, and breaks the pending wait when the engine hangs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
 from chorus_client.watchdog import Hung, Watchdog
 from chorus_proto.clock import Clock
 from chorus_proto.errors import EngineFailed
-from chorus_proto.generation import Delta, Done, Generation, Piece, Prefilled
+from chorus_proto.generation import Delta, Done, Generation, PieceBatches, Prefilled
 
 LATE_S = 1.0
 """A timer that comes later than this tells of a PC that slept or a loop that was blocked, not of the engine."""
@@ -26,13 +26,13 @@ def prompt_tokens_about(generation: Generation) -> int:
 
 
 async def watched(
-    pieces: AsyncGenerator[Piece, None],
+    batches: PieceBatches,
     watchdog: Watchdog,
     clock: Clock,
     on_hung: Callable[[str], None],
     on_done: Callable[[Done], None] | None = None,
-) -> AsyncGenerator[Piece, None]:
-    """The same pieces. Closing it, its end and its failure close `pieces`, which stops the engine's work.
+) -> PieceBatches:
+    """The same batches. Closing it, its end and its failure close `batches`, which stops the engine's work.
 
     `on_done` hears of an answer that came to its end. When the engine hangs, `on_hung` hears the reason and
     EngineFailed(reason) is raised. Only time in which the caller waits for the next piece counts: one who does not read
@@ -40,25 +40,28 @@ async def watched(
     """
     now_s = clock.monotonic_s
     current_task = asyncio.current_task
-    following = pieces.__anext__
+    following = batches.__anext__
     timer = _Timer(watchdog, clock, on_hung)
     watchdog.joins()
     watchdog.excused(now_s())
     try:
         while True:
             timer.waiter = current_task()
-            piece = await following()
+            pieces = await following()
             timer.waiter = None
             came_s = now_s()
-            if isinstance(piece, Delta):
-                watchdog.produced(came_s, piece.tokens)
-            elif isinstance(piece, Prefilled):
-                watchdog.prefilled(piece.tokens, piece.of_tokens, came_s)
-            else:
-                watchdog.engine.measured(piece)
-                if on_done is not None:
-                    on_done(piece)
-            yield piece
+            tokens = 0
+            for piece in pieces:
+                if isinstance(piece, Delta):
+                    tokens += piece.tokens
+                elif isinstance(piece, Prefilled):
+                    watchdog.prefilled(piece.tokens, piece.of_tokens, came_s)
+                else:
+                    watchdog.engine.measured(piece)
+                    if on_done is not None:
+                        on_done(piece)
+            watchdog.produced(came_s, tokens)
+            yield pieces
             watchdog.unasked(now_s() - came_s)
     except StopAsyncIteration:
         if (hung := timer.broke()) is not None:
@@ -71,7 +74,7 @@ async def watched(
     finally:
         timer.end()
         watchdog.leaves(now_s())
-        await pieces.aclose()
+        await batches.aclose()
 
 
 class _Timer:

@@ -6,6 +6,7 @@ other (`proto/README.md`).
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -203,4 +204,8 @@ class Prefilled(msgspec.Struct, frozen=True):
 
 
 Piece: TypeAlias = Prefilled | Delta | Done
-"""What a running engine yields: any number of `Prefilled`, any number of `Delta`, then one `Done`."""
+"""What a running engine tells: any number of `Prefilled`, any number of `Delta`, then one `Done`."""
+
+PieceBatches: TypeAlias = AsyncGenerator[list[Piece], None]
+"""The same as they come: those that came together, at least one, are one list. The agent's work for each token is less
+than what passing one on by itself costs."""

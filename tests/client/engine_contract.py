@@ -19,6 +19,7 @@ from chorus_proto.generation import Delta, Done, Generation, Message, Piece, Pre
 from chorus_proto.ids import ModelName
 from chorus_proto.values import ModelFile
 from tests.support.patience import granted_s
+from tests.support.pieces import each
 
 _OPTIONS = LoadOptions(slots=2, context_tokens=1024)
 QUESTION = "What is the capital of France?"
@@ -55,7 +56,7 @@ async def answered(model: LoadedModel, generation: Generation) -> tuple[str, Don
     """The whole answer; fails unless it is deltas and then exactly one Done."""
     text: list[str] = []
     ends: list[Done] = []
-    async with contextlib.aclosing(model.generate(generation)) as pieces:
+    async with contextlib.aclosing(each(model.generate(generation))) as pieces:
         async for piece in pieces:
             if isinstance(piece, Delta):
                 assert not ends, "a delta after Done"
@@ -171,7 +172,7 @@ class EngineContract:
     def test_closing_the_generator_frees_the_slot_within_two_seconds(self) -> None:
         async def check() -> None:
             async with self.loaded() as (subject, model):
-                pieces = model.generate(long_generation(subject))
+                pieces = each(model.generate(long_generation(subject)))
                 await first_token(pieces)
                 await pieces.aclose()
 
@@ -200,7 +201,7 @@ class EngineContract:
     def test_when_the_process_dies_the_model_closes_and_refuses(self) -> None:
         async def check() -> None:
             async with self.loaded() as (subject, model):
-                pieces = model.generate(long_generation(subject))
+                pieces = each(model.generate(long_generation(subject)))
                 await anext(pieces)
                 await subject.kill(model)
                 with pytest.raises((EngineFailed, EngineUnavailable)):

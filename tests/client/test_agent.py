@@ -7,7 +7,8 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from chorus_client.agent import PAYLOAD_BYTES, Agent, Identity
+from chorus_client.agent import Agent, Identity
+from chorus_client.answer_writer import PAYLOAD_BYTES
 from chorus_client.engines.base import LoadOptions
 from chorus_client.hardware import LiveReader
 from chorus_client.link import Uplink

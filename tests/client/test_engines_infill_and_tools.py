@@ -23,6 +23,7 @@ from chorus_proto.generation import Delta, Done, FunctionCall, Generation, Messa
 from tests.client.engine_contract import answered, ask, silent
 from tests.support.engines import TINY_PATH, OneFile
 from tests.support.gguf_writer import ARRAY, STRING, Array, Raw
+from tests.support.pieces import each
 from tests.support.retold_gguf import retold, texts_of
 
 TEMPLATE = Path(__file__).parents[1] / "data" / "tools_template.jinja"
@@ -85,7 +86,7 @@ def test_a_tool_is_called_in_pieces_and_the_answer_to_it_is_read(tmp_path: Path)
             )
             made = CallsMade()
             done: Done | None = None
-            async for piece in model.generate(asked):
+            async for piece in each(model.generate(asked)):
                 if isinstance(piece, Delta):
                     made.take(piece.tool_calls)
                     assert not piece.text

@@ -24,6 +24,7 @@ from chorus_proto.settings import SettingsError
 from tests.client.engine_contract import EngineContract, Subject, answered, ask, first_token, silent
 from tests.support.engines import TINY, OneFile, busy_slots_of, kill_served
 from tests.support.gguf_writer import llama
+from tests.support.pieces import each
 
 OPTIONS = LoadOptions(slots=2, context_tokens=1024)
 
@@ -76,7 +77,7 @@ def test_a_field_that_the_engine_refuses_is_named() -> None:
 def test_log_probabilities_come_with_their_tokens() -> None:
     async def check() -> None:
         async with tiny() as model:
-            first = await first_token(model.generate(ask(logprobs=2, max_tokens=2)))
+            first = await first_token(each(model.generate(ask(logprobs=2, max_tokens=2))))
             assert b'"top_logprobs"' in (first.logprobs or b"")
 
     asyncio.run(check())
@@ -86,7 +87,7 @@ def test_progress_with_the_prompt_is_told_before_the_first_token() -> None:
     async def check() -> None:
         async with tiny() as model:
             for generation in (ask("word " * 700, max_tokens=3), Generation(prompt="word " * 700, max_tokens=3)):
-                pieces = [piece async for piece in model.generate(generation)]
+                pieces = [piece async for piece in each(model.generate(generation))]
                 done = pieces[-1]
                 assert isinstance(done, Done)
                 told = [piece for piece in pieces if isinstance(piece, Prefilled)]

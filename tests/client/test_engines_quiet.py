@@ -17,6 +17,7 @@ from chorus_proto.errors import EngineFailed, EngineUnavailable
 from chorus_proto.generation import Delta, Done
 from chorus_proto.values import EngineKind, ModelFile
 from tests.client.engine_contract import answered, ask, silent
+from tests.support.pieces import each
 
 WITHIN_S = 0.3
 
@@ -164,7 +165,7 @@ async def loaded(**faults: str) -> ServedModel:
 
 
 async def cancel_one(model: ServedModel) -> None:
-    async with aclosing(model.generate(ask("long"))) as pieces:
+    async with aclosing(each(model.generate(ask("long")))) as pieces:
         async for piece in pieces:
             if isinstance(piece, Delta):
                 return

@@ -20,6 +20,7 @@ from chorus_proto.generation import Delta, Prefilled
 from chorus_proto.values import EngineKind, ModelFile
 from tests.client.engine_contract import QUESTION, EngineContract, Subject, answered, ask, first_token, silent
 from tests.support.engines import busy_slots_of, kill_served
+from tests.support.pieces import each
 
 MODEL = ModelFile(name=SCRIPTED_MODEL, file_bytes=0, engine=EngineKind.SCRIPTED)
 QUICK = ServeLimits(stop_grace_s=0.3, http=HttpLimits(first_token_s=5.0, next_token_s=0.3))
@@ -59,7 +60,7 @@ def seen(question: str, **faults: str) -> str:
         async with scripted(faults=faults) as model:
             text: list[str] = []
             try:
-                async for piece in model.generate(ask(question)):
+                async for piece in each(model.generate(ask(question))):
                     if isinstance(piece, Delta):
                         text.append(piece.text)
             except EngineFailed as error:
@@ -135,7 +136,7 @@ def test_progress_with_the_prompt_is_told_in_batches_and_the_backstop_knows_it()
     async def check() -> None:
         limits = ServeLimits(stop_grace_s=0.3, http=HttpLimits(first_token_s=5.0, next_token_s=0.1))
         async with scripted(limits=limits, faults={"prefill_tps": "20", "prefill_batch": "4"}) as model:
-            pieces = [piece async for piece in model.generate(ask("one two three four five six"))]
+            pieces = [piece async for piece in each(model.generate(ask("one two three four five six")))]
             assert pieces[:3] == [Prefilled(0, 6), Prefilled(4, 6), Prefilled(6, 6)]
             assert isinstance(pieces[3], Delta)
 
@@ -156,7 +157,7 @@ def test_a_caller_who_leaves_keeps_his_slot_when_the_process_ignores_it() -> Non
     async def check() -> None:
         async with scripted() as model:
             for expected in (1, 2):
-                pieces = model.generate(ask("wait [[fault ignore_cancel tps=5]]"))
+                pieces = each(model.generate(ask("wait [[fault ignore_cancel tps=5]]")))
                 await first_token(pieces)
                 await pieces.aclose()
                 await asyncio.sleep(0.3)

@@ -20,6 +20,7 @@ from chorus_proto.generation import Delta, Generation
 from chorus_proto.values import EngineKind
 from tests.client.engine_contract import EngineContract, Subject, answered, ask, silent
 from tests.support.engines import busy_slots_of, kill_served
+from tests.support.pieces import each
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "demo-tiny-hf"
 OPTIONS = LoadOptions(slots=2, context_tokens=1024)
@@ -66,7 +67,7 @@ def test_one_load_tells_memory_refuses_long_prompts_and_hides_its_key(tmp_path: 
             assert resident.total_bytes > 20 << 20
             with pytest.raises(ContextLengthExceeded, match=r"\d{4} tokens.* 1024 tokens"):
                 await answered(model, Generation(prompt="word " * 3000))
-            pieces = [piece async for piece in model.generate(ask(logprobs=2, max_tokens=2))]
+            pieces = [piece async for piece in each(model.generate(ask(logprobs=2, max_tokens=2)))]
             assert any(b'"top_logprobs"' in (piece.logprobs or b"") for piece in pieces if isinstance(piece, Delta))
             text, done = await answered(model, ask(response_format='{"type": "json_object"}', max_tokens=60))
             assert text.lstrip().startswith("{")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import psutil
 import pytest
@@ -12,7 +12,7 @@ from chorus_client.engines.base import LoadOptions
 from chorus_client.engines.scripted import SCRIPTED_MODEL, ScriptedEngine
 from chorus_client.engines.served_process import ServeLimits
 from chorus_client.idle_probe import ProbeLimits, probe_when_idle
-from chorus_proto.generation import Generation, Piece
+from chorus_proto.generation import Generation, PieceBatches
 from chorus_proto.values import EngineKind, ModelFile
 from tests.client.engine_contract import silent
 from tests.support.fake_engine import FakeEngine, FakeLoaded
@@ -26,7 +26,7 @@ class Counting(FakeLoaded):
 
     asked = 0
 
-    def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+    def generate(self, generation: Generation) -> PieceBatches:
         self.asked += 1
         return super().generate(generation)
 

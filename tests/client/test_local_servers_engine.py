@@ -27,6 +27,7 @@ from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
 from tests.client.engine_contract import EngineContract, Subject, answered, ask, first_token, silent, until
 from tests.support.local_servers import answers, end_all, free_ports, server, servers_file, strangers_server
+from tests.support.pieces import each
 
 OPTIONS = LoadOptions(slots=2, context_tokens=1024)
 KIND = EngineKind.REMOTE
@@ -282,7 +283,7 @@ def test_a_new_default_takes_new_requests_while_old_ones_end_where_they_began(fo
         assert [file.name for file in await engine.inventory()] == ["one", "two", DEFAULT]
         model = await engine.load(model_of(DEFAULT), OPTIONS, silent)
         assert isinstance(model, DefaultModel)
-        long = model.generate(Generation(prompt="The", max_tokens=600, temperature=1.0, ignore_end=True))
+        long = each(model.generate(Generation(prompt="The", max_tokens=600, temperature=1.0, ignore_end=True)))
         await first_token(long)
         done = asyncio.Event()
         answers_meanwhile: list[str] = []

@@ -32,6 +32,7 @@ from chorus_proto.ids import ModelName
 from chorus_proto.sizing import DeviceKind
 from chorus_proto.values import Hardware, ReplicaReport, ReplicaState
 from tests.support.patience import granted_s
+from tests.support.pieces import each
 
 TINY = ModelName("demo-tiny")
 OPTIONS = LoadOptions(slots=4, context_tokens=256)
@@ -61,7 +62,7 @@ class Bench:
         text: list[str] = []
         generation = Generation(prompt=prompt, **more)  # pyright: ignore[reportArgumentType]  # a test may set any field
         with self.pool.acquire(model) as loaded:
-            async with aclosing(loaded.generate(generation)) as pieces:
+            async with aclosing(each(loaded.generate(generation))) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Delta):
                         text.append(piece.text)

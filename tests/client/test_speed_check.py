@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 from chorus_client.engines.base import LoadedModel, LoadOptions, Report
@@ -13,7 +13,7 @@ from chorus_client.restarts import RestartRules
 from chorus_client.speed_check import SpeedRules, check_speeds
 from chorus_proto.clock import SystemClock
 from chorus_proto.errors import EngineFailed
-from chorus_proto.generation import Delta, Done, Generation, Piece
+from chorus_proto.generation import Delta, Done, Generation, PieceBatches
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile, ReplicaReport, ReplicaState
 from tests.support.fake_engine import FakeEngine, FakeLoaded
@@ -30,17 +30,17 @@ class PacedModel(FakeLoaded):
         super().__init__(options, engine)
         self.paced = engine
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, generation: Generation) -> PieceBatches:
         self.paced.generations += 1
         speed = self.paced.speeds.pop(0) if len(self.paced.speeds) > 1 else self.paced.speeds[0]
         if speed < 0:
             raise EngineFailed("it fell over")
-        yield Delta("one")
+        yield [Delta("one")]
         if speed == 0:
             await asyncio.sleep(60)
         await self.hold.wait()
-        yield Delta("two")
-        yield Done(finish_reason="stop", prompt_tokens=4, completion_tokens=20, decode_tokens_per_s=speed)
+        end = Done(finish_reason="stop", prompt_tokens=4, completion_tokens=20, decode_tokens_per_s=speed)
+        yield [Delta("two"), end]
 
 
 class PacedEngine(FakeEngine):

@@ -17,9 +17,10 @@ from chorus_client.watchdog import SharedEngine, Watchdog, WatchLimits
 from chorus_client.watched import prompt_tokens_about, watched
 from chorus_proto.clock import SystemClock
 from chorus_proto.errors import EngineFailed
-from chorus_proto.generation import Delta, Done, Generation, Message, Piece, Prefilled
+from chorus_proto.generation import Delta, Done, Generation, Message, Piece, PieceBatches, Prefilled
 from chorus_proto.values import EngineKind, ModelFile
 from tests.client.engine_contract import ask, silent, until
+from tests.support.pieces import each
 
 CLOCK = SystemClock()
 SHORT = WatchLimits(
@@ -36,13 +37,13 @@ class Source:
             self.queue.put_nowait(piece)
         self.closed = False
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
+    async def batches(self) -> PieceBatches:
         try:
             while True:
                 piece = await self.queue.get()
                 if isinstance(piece, Exception):
                     raise piece
-                yield piece
+                yield [piece]
                 if isinstance(piece, Done):
                     return
         finally:
@@ -56,7 +57,7 @@ class Watch:
         self.source = Source(*pieces)
         self.heard: list[str] = []
         self.watchdog = Watchdog(CLOCK.monotonic_s(), 0, SharedEngine(), limits)
-        self.pieces = watched(self.source.pieces(), self.watchdog, CLOCK, self.heard.append)
+        self.pieces = each(watched(self.source.batches(), self.watchdog, CLOCK, self.heard.append))
 
 
 def play(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -234,7 +235,7 @@ def test_a_cancel_that_meets_the_hang_stays_a_cancel() -> None:
 
         waiting = asyncio.create_task(wait())
         watch.heard = Meeting(waiting)
-        watch.pieces = watched(watch.source.pieces(), watch.watchdog, CLOCK, watch.heard.append)
+        watch.pieces = each(watched(watch.source.batches(), watch.watchdog, CLOCK, watch.heard.append))
         with pytest.raises(asyncio.CancelledError):
             await waiting
         assert len(watch.heard) == 1
@@ -266,12 +267,12 @@ def test_what_the_engine_raises_is_not_changed() -> None:
 
 
 def test_an_engine_that_turns_the_break_into_its_own_failure_is_hung_all_the_same() -> None:
-    async def stubborn() -> AsyncGenerator[Piece, None]:
+    async def stubborn() -> PieceBatches:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             raise EngineFailed("the connection broke") from None
-        yield Delta("never")
+        yield [Delta("never")]
 
     async def scenario() -> None:
         watchdog = Watchdog(CLOCK.monotonic_s(), 0, limits=SHORT)
@@ -332,7 +333,7 @@ async def scripted(faults: Mapping[str, str], limits: ServeLimits | None = None)
 
 def guarded(model: ServedModel, generation: Generation, heard: list[str]) -> AsyncGenerator[Piece, None]:
     watchdog = Watchdog(CLOCK.monotonic_s(), prompt_tokens_about(generation), limits=SHORT)
-    return watched(model.generate(generation), watchdog, CLOCK, heard.append)
+    return each(watched(model.generate(generation), watchdog, CLOCK, heard.append))
 
 
 def test_a_process_that_hangs_while_its_health_page_is_well_is_found_and_can_be_ended() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from chorus_client.memory_gate import MemoryGate
 from chorus_client.preflight import Reserve
 from chorus_proto.catalogue import entry
 from chorus_proto.errors import EngineFailed, InsufficientMemory
-from chorus_proto.generation import Delta, Done, Generation, Piece
+from chorus_proto.generation import Delta, Done, Generation, PieceBatches
 from chorus_proto.ids import ModelName
 from chorus_proto.sizing import DeviceKind, LoadShape, estimate
 from chorus_proto.values import EngineKind, Gpu, Hardware, ModelFile
@@ -43,12 +43,12 @@ class EmulatedModel:
         self.closed: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.forced = False
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, generation: Generation) -> PieceBatches:
         await self.hold.wait()
         if self.closed.done():
             raise EngineFailed(self.closed.result().reason)
-        yield Delta("word")
-        yield Done(finish_reason="stop", prompt_tokens=1, completion_tokens=1)
+        yield [Delta("word")]
+        yield [Done(finish_reason="stop", prompt_tokens=1, completion_tokens=1)]
 
     async def resident(self) -> Resident | None:
         share = _HOST_SHARE if self._pc.card else 1

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 from chorus_client.engines.base import Ending, LoadedModel, LoadOptions, LoadProgress, Report
 from chorus_client.footprint import Resident
 from chorus_client.thinking.select import style_of
 from chorus_proto.errors import EngineFailed, InsufficientMemory, LoadFailed
-from chorus_proto.generation import Delta, Done, Generation, Piece
+from chorus_proto.generation import Delta, Done, Generation, PieceBatches
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
 
@@ -32,13 +31,13 @@ class FakeLoaded:
         """How fast it makes vectors, each of one number: the length of the text."""
         self._one_at_a_time = asyncio.Lock()
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, generation: Generation) -> PieceBatches:
         if generation.inputs is not None:
             async with self._one_at_a_time:
                 await asyncio.sleep(len(generation.inputs) / self.texts_per_s)
             for text in generation.inputs:
-                yield Delta(f"[{len(text)}]\n", 0)
-            yield Done(finish_reason="stop", prompt_tokens=len(generation.inputs))
+                yield [Delta(f"[{len(text)}]\n", 0)]
+            yield [Done(finish_reason="stop", prompt_tokens=len(generation.inputs))]
             return
         asked = generation.messages[-1].content if generation.messages else generation.prompt or ""
         words = asked.split()
@@ -49,8 +48,8 @@ class FakeLoaded:
                     await self.hold.wait()
                 if self.closed.is_set():
                     raise EngineFailed("the engine is gone")
-                yield Delta(word)
-            yield Done(finish_reason="stop", prompt_tokens=len(words), completion_tokens=len(words))
+                yield [Delta(word)]
+            yield [Done(finish_reason="stop", prompt_tokens=len(words), completion_tokens=len(words))]
         finally:
             self.generating -= 1
 

@@ -25,6 +25,7 @@ from chorus_proto.errors import ClusterError, ModelNotFound
 from chorus_proto.generation import Delta, Done, Generation, Message
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
+from tests.support.pieces import each
 
 VERSION = "0.35.0"
 
@@ -197,7 +198,7 @@ class OllamaStandIn:
         vectors: list[list[float]] = []
         tokens = 0
         try:
-            async for piece in model.generate(Generation(inputs=texts)):
+            async for piece in each(model.generate(Generation(inputs=texts))):
                 if isinstance(piece, Delta):
                     vectors.append(msgspec.json.decode(piece.text, type=list[float]))
                 elif isinstance(piece, Done):
@@ -237,7 +238,7 @@ class OllamaStandIn:
         )
         first_ns = 0
         head: dict[str, object] = {"model": asked.model, "created_at": "2026-01-01T00:00:00Z"}
-        async with contextlib.aclosing(model.generate(generation)) as pieces:
+        async with contextlib.aclosing(each(model.generate(generation))) as pieces:
             async for piece in pieces:
                 text = piece.text if isinstance(piece, Delta) else ""
                 said = {"message": {"role": "assistant", "content": text}} if chat else {"response": text}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
+from collections.abc import Coroutine, Generator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from chorus_http.settings import HttpSettings
 from chorus_proto.catalogue import entry
 from chorus_proto.clock import SystemClock
 from chorus_proto.errors import EngineFailed
-from chorus_proto.generation import Delta, Done, Generation, Piece
+from chorus_proto.generation import Delta, Done, Generation, PieceBatches
 from chorus_proto.ids import ModelName, new_instance_id, new_node_id
 from chorus_proto.sizing import DeviceKind, LoadShape, estimate
 from chorus_proto.values import Courtesy, EngineKind, Gpu, Hardware, ModelFile, ReplicaState
@@ -98,7 +98,7 @@ class PlayedModel:
         self.resident_bytes = resident_bytes
         self._closed = asyncio.Event()
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, generation: Generation) -> PieceBatches:
         asked = generation.messages[-1].content if generation.messages else generation.prompt or ""
         words = f"{self._pc.pc.name} answers: {asked}".split()
         told = min(len(words), generation.max_tokens or len(words))
@@ -110,8 +110,8 @@ class PlayedModel:
                     await asyncio.sleep(1 / self._pc.pc.tokens_per_s)
                 if self._closed.is_set():
                     raise EngineFailed("the engine is gone")
-                yield Delta(f"{word} ")
-            yield Done(finish_reason="stop", prompt_tokens=len(asked.split()), completion_tokens=told)
+                yield [Delta(f"{word} ")]
+            yield [Done(finish_reason="stop", prompt_tokens=len(asked.split()), completion_tokens=told)]
         finally:
             self._pc.generating -= 1
 

@@ -22,6 +22,7 @@ from chorus_proto.generation import Delta, Done, Generation, Prefilled
 from tests.client.engine_contract import EngineContract, Subject, answered, ask, silent
 from tests.support.engines import TINY_PATH, OneFile, busy_slots_of, kill_served
 from tests.support.local_servers import end_all, free_ports, server, servers_file
+from tests.support.pieces import each
 from tests.support.real_llama_server import marks, program
 from tests.whole.support import Chorus, Running, alive, chat, cluster, eventually, run_chorus
 
@@ -112,7 +113,7 @@ def test_its_refusals_are_typed_and_name_the_field(real: Path) -> None:
 def test_log_probabilities_and_response_formats_work(real: Path) -> None:
     async def check() -> None:
         async with loaded(real, TINY_PATH, LoadOptions(slots=2, context_tokens=1024)) as model:
-            pieces = [piece async for piece in model.generate(ask(logprobs=2, max_tokens=2))]
+            pieces = [piece async for piece in each(model.generate(ask(logprobs=2, max_tokens=2)))]
             first = next(piece for piece in pieces if isinstance(piece, Delta))
             assert b'"top_logprobs"' in (first.logprobs or b"")
             text, _ = await answered(model, ask(response_format='{"type": "json_object"}', max_tokens=60))
@@ -124,7 +125,7 @@ def test_log_probabilities_and_response_formats_work(real: Path) -> None:
 def test_it_tells_how_far_a_prompt_is_before_the_first_token(real: Path) -> None:
     async def check() -> None:
         async with loaded(real, TINY_PATH, LoadOptions(slots=1, context_tokens=1024)) as model:
-            pieces = [piece async for piece in model.generate(Generation(prompt="cat " * 900, max_tokens=2))]
+            pieces = [piece async for piece in each(model.generate(Generation(prompt="cat " * 900, max_tokens=2)))]
             told = [piece for piece in pieces if isinstance(piece, Prefilled)]
             done = pieces[-1]
             assert isinstance(done, Done)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 from chorus_client.engines.base import Ending, LoadedModel, LoadOptions, Report
 from chorus_client.engines.remote import RemoteEngine
 from chorus_client.footprint import Resident
 from chorus_proto.errors import EngineFailed, EngineUnavailable
-from chorus_proto.generation import Generation, Piece
+from chorus_proto.generation import Generation, PieceBatches
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
 
@@ -43,7 +43,7 @@ class BackendEngine:
         real = dataclasses.replace(model, name=self._real(model.name))
         return _Judged(await self._remote.load(real, options, report), self._told)
 
-    async def tried(self, model: ModelName, generation: Generation) -> AsyncGenerator[Piece, None]:
+    async def tried(self, model: ModelName, generation: Generation) -> PieceBatches:
         """An answer of ours, which nobody is told of. Raises as `load`."""
         file = ModelFile(name=self._real(model), file_bytes=0, engine=EngineKind.REMOTE)
         return (await self._remote.load(file, LoadOptions(), lambda _progress: None)).generate(generation)
@@ -72,11 +72,11 @@ class _Judged:
     def context_tokens(self) -> int:
         return self._inner.context_tokens
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, generation: Generation) -> PieceBatches:
         try:
-            async with aclosing(self._inner.generate(generation)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            async with aclosing(self._inner.generate(generation)) as batches:
+                async for pieces in batches:
+                    yield pieces
         except (EngineFailed, EngineUnavailable):
             self._told(False)
             raise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from chorus_client.footprint import Resident
-from chorus_proto.generation import Generation, Piece
+from chorus_proto.generation import Generation, PieceBatches
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
 
@@ -70,8 +70,8 @@ class LoadedModel(Protocol):
         """Per slot; 0 when the engine does not tell."""
         ...
 
-    def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
-        """Yield what `Piece` says. Closing the generator early stops the engine's work on it within 2 s.
+    def generate(self, generation: Generation) -> PieceBatches:
+        """Yield what `Piece` says, in batches. Closing the generator early stops the engine's work on it within 2 s.
 
         Raises EngineFailed (the engine broke), InvalidRequest, ContextLengthExceeded or UnsupportedParameter (the
         engine refused: `param` names the field), EngineUnavailable (it cannot be reached).

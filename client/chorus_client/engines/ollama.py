@@ -37,7 +37,7 @@ from chorus_proto.errors import (
     InvalidRequest,
     LoadFailed,
 )
-from chorus_proto.generation import Delta, Done, Generation, Piece
+from chorus_proto.generation import Delta, Done, Generation, Piece, PieceBatches
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
 
@@ -185,12 +185,11 @@ class OllamaModel:
                 else:
                     await self._client.generate(self._name, "", options=options, keep_alive=_FOR_EVER)
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, generation: Generation) -> PieceBatches:
         if self._unloaded.is_set():
             raise EngineFailed(f"{self._name} was unloaded")
         if generation.inputs is not None:
-            for piece in await self._vectors(generation):
-                yield piece
+            yield await self._vectors(generation)
             return
         options = options_of(generation, context_tokens=self._context_tokens)
         answer_format = format_of(generation)
@@ -237,15 +236,19 @@ class OllamaModel:
                     if thought:
                         text = ("" if thinking else "<think>") + thought + text
                     thinking = (thinking or bool(thought)) and "</think>" not in text
+                    pieces: list[Piece] = []
                     if text:
                         count += 1
-                        yield Delta(text, 1, logprobs_of(part) if part.logprobs else None)
+                        pieces.append(Delta(text, 1, logprobs_of(part) if part.logprobs else None))
                     if isinstance(part, ollama.ChatResponse) and part.message.tool_calls:
                         made = tuple(call_part(call, calls + k) for k, call in enumerate(part.message.tool_calls))
                         calls += len(made)
-                        yield Delta("", tool_calls=made)
+                        pieces.append(Delta("", tool_calls=made))
                     if part.done:
-                        yield done_of(part, count, called=calls > 0)
+                        pieces.append(done_of(part, count, called=calls > 0))
+                    if pieces:
+                        yield pieces
+                    if part.done:
                         return
         raise EngineFailed(f"Ollama ended the answer of {self._name} without its last line")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -30,7 +30,7 @@ from chorus_proto.errors import (
     InvalidRequest,
     UnsupportedParameter,
 )
-from chorus_proto.generation import Effort, Generation, Piece
+from chorus_proto.generation import Effort, Generation, Piece, PieceBatches
 
 _MOST_ERROR_BYTES = 65_536
 _MOST_ANSWER_BYTES = 8 * 1024 * 1024
@@ -187,14 +187,13 @@ class OpenAiHttp:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise EngineUnavailable(f"no answer from {self._base_url}{path}: {_words(error)}") from None
 
-    async def generate(self, generation: Generation, *, model: str, expect_model: bool) -> AsyncGenerator[Piece, None]:
-        """Yield what `Piece` says. Closing it early closes the connection, which makes the server stop.
+    async def generate(self, generation: Generation, *, model: str, expect_model: bool) -> PieceBatches:
+        """Yield what `Piece` says, in batches. Closing it early closes the connection, which makes the server stop.
 
         `expect_model`: an answer under another model's name is a failure. Raises as `LoadedModel.generate`.
         """
         if generation.inputs is not None:
-            for piece in await (self._rank if self.ranks and generation.ranks else self._embed)(generation, model):
-                yield piece
+            yield await (self._rank if self.ranks and generation.ranks else self._embed)(generation, model)
             return
         path, body = request_body(generation, model=model, tell_progress=self.tell_progress)
         stream = CompletionStream(model=model if expect_model else None)
@@ -216,8 +215,8 @@ class OpenAiHttp:
                 if not chunk:
                     stream.end()
                 pieces = stream.feed(chunk)
-                for piece in pieces:
-                    yield piece
+                if pieces:
+                    yield pieces
                 if stream.failure is not None:
                     raise stream.failure
                 if pieces:  # comments and empty events do not count as progress

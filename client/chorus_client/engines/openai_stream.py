@@ -137,10 +137,12 @@ class CompletionStream:
             cut = len(body) - 1 if body.endswith(b"\r") else len(body)
             body = body[:cut].replace(b"\r\n", b"\n").replace(b"\r", b"\n") + body[cut:]
         *events, self._rest = body.split(b"\n\n")
+        may_be_too_long = len(body) > self._most_event_bytes
         pieces: list[Piece] = []
         try:
             for event in events:
-                self._bounded(event)
+                if may_be_too_long:
+                    self._bounded(event)
                 if event.startswith(b"data: {") and b"\n" not in event:
                     self._take(event[6:], pieces)
                 else:

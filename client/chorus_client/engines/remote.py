@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import msgspec
 from aiohttp.abc import AbstractResolver
@@ -13,7 +13,7 @@ from chorus_client.engines.openai_http import HttpLimits, OpenAiHttp
 from chorus_client.engines.watch import until_gone
 from chorus_client.footprint import Resident
 from chorus_proto.errors import EngineFailed, EngineUnavailable, LoadFailed
-from chorus_proto.generation import Generation, Piece
+from chorus_proto.generation import Generation, PieceBatches
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
 
@@ -94,16 +94,13 @@ class RemoteModel:
     def context_tokens(self) -> int:
         return self._context_tokens
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, generation: Generation) -> PieceBatches:
         if self._unloaded.is_set():
             raise EngineFailed(f"{self._name} was unloaded")
         # Servers resolve names (`gpt-4o` answers as `gpt-4o-2024-08-06`), so another name is no failure here.
-        pieces = self._http.generate(generation, model=self._name, expect_model=False)
-        try:
-            async for piece in pieces:
-                yield piece
-        finally:
-            await pieces.aclose()
+        async with aclosing(self._http.generate(generation, model=self._name, expect_model=False)) as batches:
+            async for pieces in batches:
+                yield pieces
 
     async def resident(self) -> Resident | None:
         return None

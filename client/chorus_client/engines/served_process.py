@@ -8,7 +8,7 @@ import logging
 import secrets
 import socket
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from chorus_proto.errors import (
     LoadFailed,
     UnsupportedParameter,
 )
-from chorus_proto.generation import Delta, Generation, Piece
+from chorus_proto.generation import Delta, Generation, Piece, PieceBatches
 from chorus_proto.ids import ModelName
 
 log = logging.getLogger(__name__)
@@ -315,30 +315,28 @@ class ServedModel:
             self._ended_because = f"{self._order.model} was ended: {reason}{_last_words(self._child)}"
             self._child.kill()
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, generation: Generation) -> PieceBatches:
         if self._unloaded:
             raise EngineFailed(f"{self._order.model} was unloaded")
         if generation.tools is not None and not self._order.tools:
             raise UnsupportedParameter(f"{self._order.model} knows no tools", param="tools")
-        pieces = self._http.generate(generation, model=self._order.alias, expect_model=True)
-        told = one_call(pieces) if generation.tools and generation.parallel_tool_calls is False else pieces
+        batches = self._http.generate(generation, model=self._order.alias, expect_model=True)
+        told = one_call(batches) if generation.tools and generation.parallel_tool_calls is False else batches
         last: Piece | None = None
         answering = False
         self._quiet.began()
         try:
-            async for last in told:
-                yield last
-                if isinstance(last, Delta):
-                    break
-            answering = True
-            self._quiet.answers()
-            async for last in told:
-                yield last
+            async for pieces in told:
+                last = pieces[-1]
+                yield pieces
+                if not answering and any(isinstance(piece, Delta) for piece in pieces):
+                    answering = True
+                    self._quiet.answers()
         except (EngineFailed, EngineUnavailable) as error:
             raise await self._because_of_its_death(error) from None
         finally:
             await told.aclose()
-            await pieces.aclose()
+            await batches.aclose()
             self._quiet.ended(last, answering=answering)
 
     async def _because_of_its_death(self, error: ClusterError) -> ClusterError:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from chorus_client.engines.base import Ending
 from chorus_client.engines.remote import RemoteModel
 from chorus_client.footprint import Resident
 from chorus_proto.errors import ClusterError, EngineFailed
-from chorus_proto.generation import Generation, Piece
+from chorus_proto.generation import Generation, PieceBatches
 from chorus_proto.settings import SettingsError
 
 log = logging.getLogger(__name__)
@@ -52,12 +52,12 @@ class LocalModel:
     def context_tokens(self) -> int:
         return self._remote.context_tokens
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, generation: Generation) -> PieceBatches:
         if self._life is not None and self._life.done():
             raise EngineFailed(self._life.result())
-        async with contextlib.aclosing(self._remote.generate(generation)) as pieces:
-            async for piece in pieces:
-                yield piece
+        async with contextlib.aclosing(self._remote.generate(generation)) as batches:
+            async for pieces in batches:
+                yield pieces
 
     async def resident(self) -> Resident | None:
         return None if self._unloaded else await self._held.resident()
@@ -121,13 +121,13 @@ class DefaultModel:
     def context_tokens(self) -> int:
         return self._current.context_tokens
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, generation: Generation) -> PieceBatches:
         bound = self._current
         self._running[bound] = self._running.get(bound, 0) + 1
         try:
-            async with contextlib.aclosing(bound.generate(generation)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            async with contextlib.aclosing(bound.generate(generation)) as batches:
+                async for pieces in batches:
+                    yield pieces
         finally:
             self._running[bound] -= 1
             self._release_if_over(bound)

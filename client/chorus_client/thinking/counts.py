@@ -70,6 +70,14 @@ class CountingSplitter:
             self._tokens[None] += tokens
         return parts
 
+    @property
+    def is_answer(self) -> bool:
+        return not self._waiting and self._splitter.is_answer
+
+    def passed(self, tokens: int) -> None:
+        """So many tokens of the answer were shown without being fed."""
+        self._tokens[Channel.FINAL] += tokens
+
     def finish(self) -> list[Part]:
         parts = self._splitter.finish()
         self._settle_waiting(parts[0].channel if parts else None)

@@ -98,6 +98,10 @@ class HarmonySplitter:
         self._held = ""
 
     @property
+    def is_answer(self) -> bool:
+        return False  # another message may follow
+
+    @property
     def channel(self) -> Channel | None:
         return self._channel if self._where is _Where.CONTENT else None
 

@@ -26,6 +26,14 @@ class Separated:
         self._splitter = CountingSplitter(splitter_for(style))
         self._logprobs: list[bytes] = []
 
+    @property
+    def is_answer(self) -> bool:
+        """Deltas with text and without calls may be shown as they are, if `passed` is told of their tokens."""
+        return not self._logprobs and self._splitter.is_answer
+
+    def passed(self, tokens: int) -> None:
+        self._splitter.passed(tokens)
+
     def deltas(self, delta: Delta) -> list[Delta]:
         """What is certain now. Log-probabilities of text that is held back come with the next that is not."""
         if delta.logprobs is not None:

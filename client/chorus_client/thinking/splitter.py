@@ -33,6 +33,11 @@ class Splitter(Protocol):
         """Where the text now goes; None between messages, where there is only structure."""
         ...
 
+    @property
+    def is_answer(self) -> bool:
+        """Whatever comes is the answer, as it is: nothing in it is looked for any more."""
+        ...
+
     def feed(self, text: str) -> list[Part]:
         """The parts that are certain now. At most a few hundred characters are kept back."""
         ...
@@ -50,6 +55,10 @@ class Unsplit:
     @property
     def channel(self) -> Channel:
         return Channel.FINAL
+
+    @property
+    def is_answer(self) -> bool:
+        return True
 
     def feed(self, text: str) -> list[Part]:
         return [Part(Channel.FINAL, text)] if text else []

@@ -50,6 +50,10 @@ class ThinkTagSplitter:
             return Channel.ANALYSIS if self._opened else Channel.FINAL
         return Channel.ANALYSIS if self._where in (_Where.OPENED, _Where.THOUGHT) else Channel.FINAL
 
+    @property
+    def is_answer(self) -> bool:
+        return self._where is _Where.ANSWER
+
     def feed(self, text: str) -> list[Part]:
         if self._where is _Where.ANSWER:
             return [Part(Channel.FINAL, text)] if text else []

@@ -74,6 +74,7 @@ class Stream:
         "_echo",
         "_offset",
         "_open",
+        "_plain_tail",
         "_start",
         "_tail",
         "_usage",
@@ -90,6 +91,7 @@ class Stream:
         self._closed = self._choice + (b'"delta":{}' if head.chat else b'"text":""')
         self._open = self._choice + (b'"delta":{%b"content":' % _ROLE if head.chat else b'"text":')
         self._tail = b"}," if head.chat else b","
+        self._plain_tail = self._tail + b'"logprobs":null,"finish_reason":null}]}\n\n'
         self._began = False
         self._offset = 0
         self._echo = generation.prompt or "" if generation.echo else ""
@@ -104,7 +106,7 @@ class Stream:
             return self._thought(delta)
         text = delta.text
         if delta.logprobs is None:
-            chunk = b'%b%b%b"logprobs":null,"finish_reason":null}]}\n\n' % (self._open, json_string(text), self._tail)
+            chunk = self._open + json_string(text) + self._plain_tail
         else:
             chunk = b'%b%b%b"logprobs":%b,"finish_reason":null}]}\n\n' % (
                 self._open,
