@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chorus_cli.address import join_address, lan_address
-from chorus_http.joining import Joining
+from chorus_http.joining import Joining, TokenDesk
 from chorus_proto.exposure import is_loopback
 from chorus_proto.logs import escaped
 from chorus_proto.values import ClusterState, NodeState
@@ -79,10 +79,10 @@ def print_registrations(events: Events) -> Callable[[], None]:
     return events.subscribe(tell)
 
 
-def joining_at(grpc: str, host: str, *, tokens: bool) -> Joining:
+def joining_at(grpc: str, host: str, *, tokens: TokenDesk | None) -> Joining:
     """How other PCs reach the coordinator at `grpc`, which is bound to `host`; for the web page of this PC.
 
-    `tokens`: it lets in only PCs that show one.
+    `tokens`: where those are made that it asks PCs for; None: it asks for none.
     """
     lan = lan_address()
     if not is_loopback(host):

@@ -124,9 +124,9 @@ def create_app(
     app.register_blueprint(query_routes(cluster, settings, metrics))
     app.register_blueprint(status_routes(cluster, states, metrics))
     app.register_blueprint(documentation_routes())
-    app.register_blueprint(join_routes(ca_pem))
+    app.register_blueprint(join_routes(joining, ca_pem, answer_within_s=settings.metadata_within_s))
     app.register_blueprint(dashboard_routes(gate, settings))
-    app.register_blueprint(fleet_routes(cluster, states, joining, answer_within_s=settings.metadata_within_s))
+    app.register_blueprint(fleet_routes(cluster, states, answer_within_s=settings.metadata_within_s))
     app.register_blueprint(key_routes(cluster, answer_within_s=settings.metadata_within_s))
     app.register_blueprint(server_routes(servers))
     conversations = None

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 import segno
 
 from chorus_proto.exposure import is_loopback
+from chorus_proto.membership import OpenToken
 
 _BORDER = 2
+
+
+class TokenDesk(Protocol):
+    """Where join tokens are made: the hub's roster, or the way to it."""
+
+    async def create_token(self, *, expires_in_s: float, uses: int) -> tuple[OpenToken, str]:
+        """A new token, and its text, which is known this once. Raises ClusterError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +32,8 @@ class Joining:
     open: bool
     opening: str = ""
     """What its owner must do to open it, while it is not."""
-    tokens: bool = False
-    """Only PCs that show a token may join."""
+    tokens: TokenDesk | None = None
+    """Only PCs that show a token of its may join; None: every PC may."""
 
 
 class SystemCommand(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,29 +54,53 @@ class JoinAnswer(msgspec.Struct, frozen=True, kw_only=True):
     opening: str
     address: str
     token_command: str
-    """Makes a token, on the coordinator's PC; empty where none is asked for."""
+    """Makes a token, on the coordinator's PC, as POST /join/tokens does; empty where none is asked for."""
     commands: tuple[SystemCommand, ...]
     page: QrCode
 
 
+class TokenMade(msgspec.Struct, frozen=True, kw_only=True):
+    """`secret` is the token, told this once; `commands` are those of `JoinAnswer` with it."""
+
+    secret: str
+    token_id: str
+    uses_left: int
+    expires_unix_s: float
+    commands: tuple[SystemCommand, ...]
+
+
+def token_made(joining: Joining, token: OpenToken, text: str) -> TokenMade:
+    return TokenMade(
+        secret=text,
+        token_id=token.token_id,
+        uses_left=token.uses_left,
+        expires_unix_s=token.expires_unix_s,
+        commands=_commands(joining, text),
+    )
+
+
 def join_answer(joining: Joining, *, scheme: str, host: str) -> JoinAnswer:
     """`scheme` and `host` (HOST:PORT) are those of the web page as its reader sees it."""
-    words = f"agent --join {joining.address}"
-    # By the pipe: other users of that PC see command lines.
-    shown, words = ("echo TOKEN | ", f"{words} --join-token-file -") if joining.tokens else ("", words)
-    unix = f"{shown}./start.sh {words}"
     return JoinAnswer(
         open=joining.open,
         opening=joining.opening,
         address=joining.address,
         token_command="chorus join-token create" if joining.tokens else "",
-        commands=(
-            SystemCommand(system="Linux", lines=(unix,)),
-            SystemCommand(system="macOS", lines=(unix,)),
-            SystemCommand(system="Windows", lines=(f"{shown}start_server.bat {words}",)),
-            SystemCommand(system="Installed", lines=(f"{shown}chorus {words}",)),
-        ),
+        commands=_commands(joining, "TOKEN"),
         page=qr_code(f"{scheme}://{_seen_from_elsewhere(host, joining.lan_host)}/#/join"),
+    )
+
+
+def _commands(joining: Joining, token: str) -> tuple[SystemCommand, ...]:
+    words = f"agent --join {joining.address}"
+    # By the pipe: other users of that PC see command lines.
+    shown, words = (f"echo {token} | ", f"{words} --join-token-file -") if joining.tokens else ("", words)
+    unix = f"{shown}./start.sh {words}"
+    return (
+        SystemCommand(system="Linux", lines=(unix,)),
+        SystemCommand(system="macOS", lines=(unix,)),
+        SystemCommand(system="Windows", lines=(f"{shown}start_server.bat {words}",)),
+        SystemCommand(system="Installed", lines=(f"{shown}chorus {words}",)),
     )
 
 

@@ -75,6 +75,7 @@ RIGHTS: Mapping[str, Right | None] = {
     "DELETE /transfers/<transfer_id>": RULE,
     "POST /nodes/<node>/wake": RULE,
     "GET /join": RULE,
+    "POST /join/tokens": RULE,
     "GET /keys": RULE,
     "POST /keys": RULE,
     "DELETE /keys/<key>": RULE,

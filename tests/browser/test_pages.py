@@ -87,6 +87,18 @@ def test_a_pc_that_joins_appears_on_the_page_that_told_how_and_in_the_fleet(brow
     browser.one(card("newcomer"))
 
 
+def test_a_token_is_made_on_the_page_and_stands_in_its_commands(browser: Browser, lan: PlayedLan) -> None:
+    opened(browser, lan, "join")
+    browser.until_text("[role=tabpanel]:not([hidden]) pre", "echo TOKEN | ")
+    uses = browser.one("#token-uses")
+    uses.clear()
+    uses.send_keys("3")
+    browser.click("form button[type=submit]")
+    browser.until_text("form [role=status]", "admits 3 PCs until")
+    browser.until_text("[role=tabpanel]:not([hidden]) pre", f"echo chorus1.{'ab' * 32}.")
+    browser.screenshot("join-token")
+
+
 def test_a_pc_that_loses_its_power_turns_red(browser: Browser, lan: PlayedLan) -> None:
     lan.join(office_pc("victim", "qwen3:0.6b"))
     opened(browser, lan, "fleet")

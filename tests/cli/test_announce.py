@@ -6,10 +6,16 @@ import shlex
 
 from chorus_cli.address import join_address, lan_address
 from chorus_cli.announce import Addresses, join_lines, joining_at, ready_lines, sample_curl
+from chorus_proto.membership import OpenToken
 from chorus_proto.values import ClusterState
 
 CLOSED = Addresses(host="127.0.0.1", grpc="127.0.0.1:50051", http="http://127.0.0.1:5001")
 OPEN = Addresses(host="0.0.0.0", grpc="127.0.0.1:50051", http="http://127.0.0.1:5001")
+
+
+class ClosedDesk:
+    async def create_token(self, *, expires_in_s: float, uses: int) -> tuple[OpenToken, str]:
+        raise AssertionError("nobody asked for a token")
 
 
 def test_the_sample_can_be_pasted_into_a_shell() -> None:
@@ -51,12 +57,13 @@ def test_a_hub_that_asks_for_keys_says_how_to_make_one_and_shows_where_it_goes()
 
 
 def test_the_web_page_is_told_how_pcs_join_and_what_opens_a_hub_that_is_closed() -> None:
-    closed = joining_at("127.0.0.1:50051", "127.0.0.1", tokens=False)
+    closed = joining_at("127.0.0.1:50051", "127.0.0.1", tokens=None)
     assert not closed.open
     assert closed.address == f"{closed.lan_host}:50051"
     assert closed.opening == "./start.sh --host 0.0.0.0 --grpc-port 50051"
-    opened = joining_at("0.0.0.0:50051", "0.0.0.0", tokens=True)
+    desk = ClosedDesk()
+    opened = joining_at("0.0.0.0:50051", "0.0.0.0", tokens=desk)
     assert (opened.open, opened.address, opened.opening) == (True, f"{opened.lan_host}:50051", "")
-    assert (closed.tokens, opened.tokens) == (False, True)
-    named = joining_at("hub.local:7000", "hub.local", tokens=True)
+    assert (closed.tokens, opened.tokens) == (None, desk)
+    named = joining_at("hub.local:7000", "hub.local", tokens=ClosedDesk())
     assert (named.open, named.address) == (True, "hub.local:7000")

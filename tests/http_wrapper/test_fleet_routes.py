@@ -1,15 +1,14 @@
-"""What the web page asks of the hub beside the other APIs: fits, transfers, waking, joining, keys and servers."""
+"""What the web page asks of the hub beside the other APIs: fits, transfers, waking, keys and servers."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 
-import msgspec
 import pytest
 
 from chorus_http.app import create_app
-from chorus_http.joining import Joining, join_answer, qr_code
+from chorus_http.joining import Joining
 from chorus_http.listen import serving
 from chorus_http.settings import HttpSettings
 from chorus_proto.clock import SystemClock
@@ -129,40 +128,6 @@ def test_a_key_without_a_known_scope_or_with_senseless_limits_is_refused(body: o
     assert not cluster.keys
 
 
-def test_the_ways_in_name_the_hub_as_other_pcs_see_it() -> None:
-    (reply,) = ask(("GET", "/join", None))
-    told = reply.json()
-    commands = {one["system"]: one["lines"] for one in reply.rows("commands")}
-    assert commands["Windows"] == ["start_server.bat agent --join 192.168.1.10:50051"]
-    assert commands["Linux"] == ["./start.sh agent --join 192.168.1.10:50051"]
-    page = msgspec.convert(told["page"], dict[str, object])
-    assert str(page["text"]).startswith("http://192.168.1.10")
-    assert str(page["text"]).endswith("/#/join")
-
-
-@pytest.mark.parametrize(
-    ("host", "shown"),
-    [
-        ("localhost:5001", "192.168.1.10:5001"),
-        ("[::1]:5001", "192.168.1.10:5001"),
-        ("localhost", "192.168.1.10"),
-        ("hub.local:5001", "hub.local:5001"),
-        ("10.0.0.7:80", "10.0.0.7:80"),
-    ],
-)
-def test_the_code_leads_to_the_page_as_a_phone_reaches_it(host: str, shown: str) -> None:
-    assert join_answer(JOINING, scheme="http", host=host).page.text == f"http://{shown}/#/join"
-
-
-def test_the_code_has_its_three_corners_inside_a_quiet_zone() -> None:
-    code = qr_code("http://192.168.1.10:5001/#/join")
-    dark = {tuple(map(int, one.partition("h")[0].split())) for one in code.path.split("M")[1:]}
-    low, high = 2, code.size - 3
-    assert {(low, low), (high, low), (low, high)} <= dark
-    assert all(low <= x <= high and low <= y <= high for x, y in dark)
-    assert len({(x, y) for x, y in dark if x < low + 7 and y < low + 7}) == 33
-
-
 def test_servers_are_started_after_a_warning_stopped_and_made_the_default() -> None:
     first, asked, forced, stopped, switched, listed = ask(
         ("POST", "/servers/coder/start", None),
@@ -203,6 +168,7 @@ def test_only_an_admin_may_use_what_changes_the_house() -> None:
                 ("DELETE", "/transfers/x"),
                 ("POST", "/nodes/x/wake"),
                 ("GET", "/join"),
+                ("POST", "/join/tokens"),
                 ("GET", "/keys"),
                 ("POST", "/keys"),
                 ("DELETE", "/keys/x"),

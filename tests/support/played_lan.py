@@ -38,7 +38,9 @@ from chorus_proto.ids import ModelName, new_instance_id, new_node_id
 from chorus_proto.sizing import DeviceKind, LoadShape, estimate
 from chorus_proto.values import Courtesy, EngineKind, Gpu, Hardware, ModelFile, ReplicaState
 from chorus_server.app import RunningCoordinator, running
+from chorus_server.roster import Roster
 from chorus_server.settings import CoordinatorSettings
+from chorus_server.store import Store
 
 WITHIN_S = 20.0
 _GIB = 1 << 30
@@ -306,7 +308,10 @@ class PlayedLan:
         self._hub = await self._stack.enter_async_context(running(coordinator, clock))
         chats = ChatStore.open(self._folder / "chats.sqlite")
         self._stack.callback(chats.close)
-        joining = Joining(address="192.168.1.10:50051", lan_host="192.168.1.10", open=True)
+        members = Store.open(self._folder / "members.sqlite")
+        self._stack.callback(members.close)
+        tokens = Roster(members.members, clock, fingerprint="ab" * 32)
+        joining = Joining(address="192.168.1.10:50051", lan_host="192.168.1.10", open=True, tokens=tokens)
         app = create_app(self._hub.coordinator, http, clock, documents, chats=chats, servers=servers, joining=joining)
         self._server = await self._stack.enter_async_context(serving(app, http))
 

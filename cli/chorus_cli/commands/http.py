@@ -13,6 +13,7 @@ from chorus_cli.address import checked_address
 from chorus_cli.announce import joining_at
 from chorus_cli.documents import documents_door
 from chorus_cli.hub_servers import HubServers
+from chorus_cli.membership import MembershipDesk
 from chorus_cli.options import effective, ready_file_option, settings_options
 from chorus_cli.process import first_of, logging_to, pid_file, run_until_stopped
 from chorus_cli.ready_file import ready_file
@@ -55,7 +56,8 @@ async def run(settings: HttpSettings, cli: CliSettings, ready: Path | None, stop
     await _learn(cli)
     cluster = dialled(cli.coordinator, cli)
     host = cli.coordinator.rpartition(":")[0]
-    joining = joining_at(cli.coordinator, host, tokens=not settings.insecure and not is_loopback(host))
+    desk = MembershipDesk(cluster, within_s=cli.answer_within_s)
+    joining = joining_at(cli.coordinator, host, tokens=None if settings.insecure or is_loopback(host) else desk)
     servers = HubServers.in_folder(settings.state_dir)
     try:
         async with listening(cluster, settings, SystemClock(), joining=joining, servers=servers) as server:

@@ -95,7 +95,7 @@ async def run(plan: Plan, ready: Path | None, stop: asyncio.Event) -> None:
                         hub.coordinator,
                         plan.http,
                         clock,
-                        joining=joining_at(hub.grpc_address, plan.coordinator.host, tokens=hub.roster is not None),
+                        joining=joining_at(hub.grpc_address, plan.coordinator.host, tokens=hub.roster),
                         servers=plan.servers,
                     ) as server,
                     models_ready(hub) as model,

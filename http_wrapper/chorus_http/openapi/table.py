@@ -12,7 +12,7 @@ import msgspec
 
 from chorus_http.chats import bodies as chats
 from chorus_http.fits import Fits
-from chorus_http.joining import JoinAnswer
+from chorus_http.joining import JoinAnswer, TokenMade
 from chorus_http.model_status import ModelStatus
 from chorus_http.openapi import answers
 from chorus_http.rag import bodies
@@ -20,6 +20,7 @@ from chorus_http.routes.backends import RegisterRequest, UnregisterRequest
 from chorus_http.routes.dashboard import SessionAnswer
 from chorus_http.routes.execute import ClusterStatus
 from chorus_http.routes.fleet import TransferRequest
+from chorus_http.routes.join import TokenRequest
 from chorus_http.routes.keys import KeyList, KeyMade, KeyRequest, KeyRow
 from chorus_http.routes.llama_router import Done, RouterModels, RouterRequest
 from chorus_http.routes.model import LoadRequest, ModelList, OrderReply, UnloadRequest
@@ -96,6 +97,7 @@ REQUESTS: Mapping[str, Kind] = {
     "UnregisterRequest": UnregisterRequest,
     "TransferRequest": TransferRequest,
     "KeyRequest": KeyRequest,
+    "TokenRequest": TokenRequest,
     "StartRequest": StartRequest,
     "DefaultRequest": DefaultRequest,
 }
@@ -415,6 +417,13 @@ OPERATIONS: Mapping[str, Told] = {
         summary="Send a sleeping PC a wake-on-LAN packet", tag="Cluster", answer=(answers.WakeSent,)
     ),
     "GET /join": Told(summary="How another PC joins", tag="Cluster", answer=(JoinAnswer,)),
+    "POST /join/tokens": Told(
+        summary="Make a token that admits PCs; its text is told this once",
+        tag="Cluster",
+        request=("TokenRequest",),
+        answer=(TokenMade,),
+        status=201,
+    ),
     "GET /keys": Told(summary="Every API key, without its secret", tag="Keys", answer=(KeyList,)),
     "POST /keys": Told(
         summary="Make an API key; its secret is told this once",

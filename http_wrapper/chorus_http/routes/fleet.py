@@ -1,4 +1,4 @@
-"""What the web page does with PCs and models beyond the other APIs: where a model fits, transfers, waking, joining."""
+"""What the web page does with PCs and models beyond the other APIs: where a model fits, transfers, waking."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from quart import Blueprint, Response, request
 
 from chorus_http.body import json_body
 from chorus_http.fits import fits_of
-from chorus_http.joining import Joining, join_answer
 from chorus_http.replies import json_reply
 from chorus_http.state import StateReader
 from chorus_proto.cluster import Cluster
 from chorus_proto.dialects.fields import ModelText, Text, read_fields
 from chorus_proto.dialects.strict_json import load_object
-from chorus_proto.errors import CoordinatorUnavailable, InvalidRequest, NotFound
+from chorus_proto.errors import CoordinatorUnavailable, InvalidRequest
 from chorus_proto.transfers import Transfer
 
 _CONTEXT_TOKENS = 4096
@@ -39,9 +38,7 @@ class TransferRequest(msgspec.Struct):
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
 
 
-def fleet_routes(
-    cluster: Cluster, states: StateReader, joining: Joining | None, *, answer_within_s: float
-) -> Blueprint:
+def fleet_routes(cluster: Cluster, states: StateReader, *, answer_within_s: float) -> Blueprint:
     routes = Blueprint("fleet", __name__)
 
     async def answered(question: Awaitable[T]) -> T:
@@ -81,17 +78,11 @@ def fleet_routes(
         words = f"{woken.node_name} was sent a packet to wake it." if sent else f"{woken.node_name} is here already."
         return json_reply({"node_id": woken.node_id, "node": woken.node_name, "packets": sent, "message": words})
 
-    async def join() -> Response:
-        if joining is None:
-            raise NotFound("This server was not told how PCs join its coordinator.")
-        return json_reply(join_answer(joining, scheme=request.scheme, host=request.host))
-
     routes.add_url_rule("/models/fit", "fits", fits, methods=["GET"])
     routes.add_url_rule("/transfers", "transfers", transfers, methods=["GET"])
     routes.add_url_rule("/transfers", "transfer", transfer, methods=["POST"])
     routes.add_url_rule("/transfers/<transfer_id>", "cancel", cancel, methods=["DELETE"])
     routes.add_url_rule("/nodes/<node>/wake", "wake", wake, methods=["POST"])
-    routes.add_url_rule("/join", "join", join, methods=["GET"])
     return routes
 
 

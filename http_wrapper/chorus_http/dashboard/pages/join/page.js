@@ -1,7 +1,7 @@
 /** How another PC joins: one command, a code for the phone, and the newcomer as soon as it is there. */
 
 import { el, fill, icon, svg } from "../../shell/dom.js";
-import { number } from "../../shell/format.js";
+import { count, moment, number } from "../../shell/format.js";
 import { hardwareLine } from "../../parts/node_words.js";
 
 const SYSTEM_ICONS = { Windows: "laptop", macOS: "apple", Linux: "terminal", Installed: "terminal" };
@@ -46,10 +46,8 @@ function shown(told, ctx) {
       el("p", {}, el("strong", {}, "This hub listens to its own PC only. "), "Start it again so that others can reach it:"),
       command(told.opening, ctx),
       el("p", { class: "small" }, "It then makes its certificates, an admin key and a first join token, and shows them once.")));
-  const tokens = told.token_command ? el("div", { class: "stack" },
-    el("p", {}, "First make a token on the coordinator's PC. It prints the whole command for the other one:"),
-    command(told.token_command, ctx)) : null;
-  const preferred = told.commands.find((one) => one.system === thisSystem())?.system ?? told.commands[0].system;
+  const commands = el("div", { class: "stack" }, tabs(told.commands, ctx));
+  const tokens = told.token_command ? tokenMaker(told, ctx, (made) => fill(commands, tabs(made, ctx))) : null;
   return [
     closed,
     el("div", { class: "join-grid" },
@@ -57,7 +55,7 @@ function shown(told, ctx) {
         el("h2", { id: "command" }, "One command on the other PC"),
         tokens,
         el("p", { class: "muted" }, "In the folder of Chorus there (Python 3.11 or newer is needed; the first start installs the rest):"),
-        tabs(told.commands, preferred, ctx),
+        commands,
         el("p", { class: "muted small" }, "The hub's address for agents: ", el("code", {}, told.address))),
       el("section", { class: "card stack qr", "aria-labelledby": "qr" },
         el("h2", { id: "qr" }, "Or open this page there"),
@@ -66,8 +64,30 @@ function shown(told, ctx) {
   ];
 }
 
+/** Makes a token and shows `commands` with it; whoever may not, asks for one on the coordinator's PC. */
+function tokenMaker(told, ctx, show) {
+  const uses = el("input", { id: "token-uses", type: "number", min: 1, value: 1, required: true, inputmode: "numeric" });
+  const words = el("p", { class: "small", role: "status" });
+  const go = el("button", { class: "primary", type: "submit" }, icon("key-round"), "Make a token");
+  const make = async (event) => {
+    event.preventDefault();
+    go.disabled = true;
+    const made = await ctx.attempt(ctx.api("/join/tokens", { body: { uses: Number(uses.value) } }));
+    go.disabled = false;
+    if (!made) return;
+    show(made.commands);
+    words.textContent = `The commands below hold the token, this once. It admits ${count(made.uses_left, "PC")} ` +
+      `until ${moment(made.expires_unix_s)}.`;
+  };
+  return el("form", { class: "stack tight token-maker", on: { submit: make } },
+    el("p", {}, "A token admits the other PC, within an hour:"),
+    el("div", { class: "row" }, el("label", { for: "token-uses" }, "for how many PCs"), uses, go),
+    words,
+    el("p", { class: "muted small" }, "Or on the coordinator's PC: ", el("code", {}, told.token_command)));
+}
+
 /** Tabs as the ARIA practices describe them: arrows move, only the chosen one is in the tab order. */
-function tabs(commands, preferred, ctx) {
+function tabs(commands, ctx) {
   const panels = commands.map(({ system, lines }) =>
     el("div", { role: "tabpanel", id: `panel-${system}`, "aria-labelledby": `tab-${system}`, class: "stack" }, lines.map((line) => command(line, ctx))));
   const buttons = commands.map(({ system }) =>
@@ -87,7 +107,7 @@ function tabs(commands, preferred, ctx) {
       if (step) choose((index + step + buttons.length) % buttons.length, true);
     });
   });
-  choose(commands.findIndex((one) => one.system === preferred), false);
+  choose(Math.max(0, commands.findIndex((one) => one.system === thisSystem())), false);
   return el("div", { class: "stack" }, el("div", { class: "row", role: "tablist", "aria-label": "System of the other PC" }, buttons), panels);
 }
 
