@@ -46,6 +46,10 @@ class CardUse:
             self._disturbed |= set(self._before)
         return taken
 
+    def by_card(self, model: ModelName) -> Figures:
+        """What was missing on each card after its load; empty where nobody saw it or something of ours disturbed it."""
+        return () if model in self._disturbed else self._taken.get(model, ())
+
     def bytes_of(self, model: ModelName) -> int | None:
         """What the model took of all cards; None when a driver did not tell or something of ours disturbed its load."""
         taken = self._taken.get(model, ())

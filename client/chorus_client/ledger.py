@@ -42,6 +42,10 @@ class Ledger:
         if model in self._promised:
             self._resident[model][place] = max(0, resident_bytes)
 
+    def promised(self, model: ModelName) -> Mapping[Place, int]:
+        """What the load of `model` was promised, by place; nothing when it has no promise."""
+        return self._promised.get(model, {})
+
     def commit(self, model: ModelName) -> None:
         """The load is complete: what it takes shows in the free memory from now on."""
         self._forget(model)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from chorus_client.card_free import CardFree
 from chorus_client.card_use import CardUse, Figures, fallen
 from chorus_client.engine_parameters import RawParameter
 from chorus_client.engines.base import LoadOptions
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 
 _MEASURE_THE_HOST = frozenset({EngineKind.LLAMA_SERVER, EngineKind.TRANSFORMERS, EngineKind.LOCAL_SERVERS})
 """Engines that measure their processes' share of the host's memory only; Ollama tells of RAM and cards together."""
+
+_LEAST_PART = 0.05
+"""Of what a load took: on a card where less is missing afterwards it has no layers, somebody else's window moved."""
 
 _FREED_SHARE = 0.98
 _FREED_POLLS = 20
@@ -71,6 +76,8 @@ class MemoryGate:
         self._footprints = Footprints(state_dir)
         self._held: dict[ModelName, Resident] = {}
         self._cards = CardUse()
+        self._card_free = CardFree()
+        self._card_free.heard([gpu.memory_free_bytes for gpu in hardware.gpus])
 
     def predicted_bytes(self, file: ModelFile, options: LoadOptions) -> int | None:
         """What `sizing` says, uncorrected; None for a model that runs elsewhere or is of unknown shape."""
@@ -114,9 +121,8 @@ class MemoryGate:
             gpu_share=gpu_share(self._params(file.name), file.shape.layers),
             correction=self._footprints.corrected(key, predicted_bytes) / predicted_bytes,
         )
-        told = (await self._readings.read()).gpu_free_bytes
-        memories = await self._memories()
-        verdict = preflight(need, memories, self._ledger, self._resident(warm), reserve=self._reserve)
+        now = await self._read()
+        verdict = preflight(need, self._memories(now), self._ledger, self._resident(warm), reserve=self._reserve)
         if verdict.free_bytes is not None:
             wanted_bytes = self._footprints.refused(key, predicted_bytes=predicted_bytes, free_bytes=verdict.free_bytes)
             if wanted_bytes is not None:
@@ -126,7 +132,7 @@ class MemoryGate:
                 )
         if verdict.fit is Fit.FITS:
             self._ledger.reserve(file.name, verdict.needs)
-            self._cards.begins(file.name, told)
+            self._cards.begins(file.name, now.gpu_free_bytes)
         return verdict
 
     def grown(self, model: ModelName, resident: Resident) -> None:
@@ -137,7 +143,9 @@ class MemoryGate:
 
     async def loaded(self, file: ModelFile, options: LoadOptions, resident: Resident | None) -> int | None:
         """The load is complete; what it measured corrects the next prediction. See `measured` for what it returns."""
-        self._cards.ends(file.name, (await self._readings.read()).gpu_free_bytes)
+        told = (await self._readings.read()).gpu_free_bytes
+        self._cards.ends(file.name, told)
+        self._card_free.loaded(file.name, self._ledger.promised(file.name), told)
         self._ledger.commit(file.name)
         if not self._measured_on_cards(file):
             return await self.measured(file, options, resident)
@@ -190,7 +198,8 @@ class MemoryGate:
         self._cards.failed(file.name)
         predicted_bytes = self.predicted_bytes(file, options)
         if for_memory and predicted_bytes is not None:
-            free = [memory.free_bytes for memory in await self._memories() if memory.free_bytes is not None]
+            memories = self._memories(await self._read())
+            free = [memory.free_bytes for memory in memories if memory.free_bytes is not None]
             await asyncio.to_thread(
                 self._footprints.refuse, self._key(file, options), predicted_bytes=predicted_bytes, free_bytes=sum(free)
             )
@@ -201,7 +210,7 @@ class MemoryGate:
 
     async def free_now(self) -> Figures:
         """What is free on each GPU, to be compared by `freed` after an unload."""
-        return (await self._readings.read()).gpu_free_bytes
+        return (await self._read()).gpu_free_bytes
 
     async def freed(self, model: ModelName, before: Figures, left: Resident | None) -> str:
         """See after an unload that the memory is back: what is missing, in words; empty when all is.
@@ -240,11 +249,16 @@ class MemoryGate:
         """What it took of the cards."""
         self._ledger.release(model)
         self._held.pop(model, None)
+        self._card_free.gone(model)
         return self._cards.gone(model)
 
-    async def _memories(self) -> list[Memory]:
-        """RAM, and the cards whose driver tells; a hardware file that plays a smaller PC limits both."""
+    async def _read(self) -> LiveReadings:
         now = await self._readings.read()
+        self._card_free.heard(now.gpu_free_bytes)
+        return now
+
+    def _memories(self, now: LiveReadings) -> list[Memory]:
+        """RAM, and the cards whose driver tells or told; a hardware file that plays a smaller PC limits both."""
         total_bytes = self._hardware.ram_bytes
         memories: list[Memory] = []
         if total_bytes is not None:
@@ -264,7 +278,8 @@ class MemoryGate:
         for index, gpu in enumerate(self._hardware.gpus):
             if gpu.memory_free_bytes is None or gpu.memory_bytes is None:
                 continue
-            memories.append(Memory(place=gpu_place(index), total_bytes=gpu.memory_bytes, free_bytes=now.free_on(index)))
+            place = gpu_place(index)
+            memories.append(Memory(place=place, total_bytes=gpu.memory_bytes, free_bytes=self._card_free.on(place)))
         return memories
 
     def _in_ram(self, *, mapped: bool) -> int:
@@ -277,7 +292,26 @@ class MemoryGate:
         """Where the loaded models lie: on the device of the engine's settings, unless a model's own say the RAM."""
         if self._device is not DeviceKind.DISCRETE_GPU:
             return {RAM: warm}
-        # With one card everything lies there; with several the driver's own figures decide, not this attribution.
-        cards = (index for index, gpu in enumerate(self._hardware.gpus) if gpu.memory_free_bytes is not None)
-        in_ram = [one for one in warm if gpu_share(self._params(one.model), 0) == 0]
-        return {RAM: in_ram, gpu_place(next(cards, 0)): [one for one in warm if one not in in_ram]}
+        found: dict[Place, list[WarmModel]] = {RAM: []}
+        for one in warm:
+            if gpu_share(self._params(one.model), 0) == 0:
+                found[RAM].append(one)
+                continue
+            for place, size in self._split(one).items():
+                found.setdefault(place, []).append(replace(one, resident_bytes=size))
+        return found
+
+    def _split(self, one: WarmModel) -> Mapping[Place, int]:
+        """What a loaded model holds on each card, by what was missing there after its load.
+
+        Of one whose load nobody saw in full, all lies on the first card that it was promised, else on the first.
+        """
+        taken = {gpu_place(index): took or 0 for index, took in enumerate(self._cards.by_card(one.model))}
+        least = _LEAST_PART * sum(max(0, took) for took in taken.values())
+        taken = {place: took for place, took in taken.items() if took > least}
+        if taken:
+            share = one.resident_bytes / sum(taken.values())
+            return {place: round(share * took) for place, took in taken.items()}
+        told = (gpu_place(index) for index, gpu in enumerate(self._hardware.gpus) if gpu.memory_free_bytes is not None)
+        first = next(iter(self._card_free.cards_of(one.model)), None) or next(told, gpu_place(0))
+        return {first: one.resident_bytes}

@@ -16,7 +16,7 @@ from chorus_client.footprint import Resident
 from chorus_client.hardware import LiveReader, LiveReadings
 from chorus_client.memory_gate import MemoryGate
 from chorus_client.model_options import ModelOptions
-from chorus_client.preflight import Fit, Reserve
+from chorus_client.preflight import Fit, Reserve, Verdict
 from chorus_proto.catalogue import entry
 from chorus_proto.errors import InsufficientMemory
 from chorus_proto.ids import ModelName
@@ -105,7 +105,7 @@ class Told:
 
     def __init__(self, ram_bytes: int, *cards: int | None) -> None:
         self.ram_bytes = ram_bytes
-        self.cards = list(cards)
+        self.cards: list[int | None] = list(cards)
         self.comes_back: list[int] = []
         """What the card shows at the next readings, one after the other."""
 
@@ -234,6 +234,12 @@ def card_gate(folder: Path, told: Told, options: Mapping[ModelName, ModelOptions
     )
 
 
+async def weighed(gate: MemoryGate, file: ModelFile, *warm: WarmModel) -> Verdict:
+    verdict = await gate.weigh(file, OPTIONS, warm)
+    assert verdict is not None
+    return verdict
+
+
 async def card_load(gate: MemoryGate, told: Told, file: ModelFile, took_bytes: int) -> int | None:
     """The figure that the load left for the report."""
     verdict = await gate.weigh(file, OPTIONS, [])
@@ -338,5 +344,87 @@ def test_ollama_tells_of_its_cards_itself(tmp_path: Path) -> None:
         gate = card_gate(tmp_path, told)
         await gate.weigh(theirs, OPTIONS, [])
         assert await gate.loaded(theirs, OPTIONS, Resident(total_bytes=6_000_000_000)) == 6_000_000_000
+
+    asyncio.run(scenario())
+
+
+def test_while_its_driver_is_silent_a_card_has_what_it_had_last_less_what_our_loads_took(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        told = Told(30_000_000_000, 13_000_000_000)
+        gate = card_gate(tmp_path, told)
+        assert (await weighed(gate, model("first", "llama3.1:8b"))).fit is Fit.FITS
+        told.cards[0] = None
+        await gate.loaded(model("first", "llama3.1:8b"), OPTIONS, IN_THE_HOST)
+        second = await weighed(gate, model("second", "llama3.1:8b"))
+        assert second.fit is Fit.FITS
+        assert second.free_bytes == pytest.approx(13_000_000_000 - second.needed_bytes, rel=0.01)
+        await gate.loaded(model("second", "llama3.1:8b"), OPTIONS, IN_THE_HOST)
+
+        third = model("third", "llama3.1:8b")
+        warm = [WarmModel(model=ModelName("first"), resident_bytes=second.needed_bytes, uses=0, load_s=5)]
+        assert (await weighed(gate, third)).fit is Fit.DOES_NOT_FIT
+        assert (await weighed(gate, third, *warm)).evict == ("first",)
+        assert await gate.freed(ModelName("first"), await gate.free_now(), None) == ""
+        assert (await weighed(gate, third)).fit is Fit.FITS, (
+            "what is unloaded is free, although the driver says nothing"
+        )
+        await gate.failed(third, OPTIONS, for_memory=False)
+        told.cards[0] = 1_000_000_000
+        assert (await weighed(gate, third)).free_bytes == 1_000_000_000, "what the driver says counts"
+
+    asyncio.run(scenario())
+
+
+def test_a_card_that_is_silent_from_the_start_has_what_the_probe_saw(tmp_path: Path) -> None:
+    pc = replace(CARD, gpus=(replace(CARD.gpus[0], memory_free_bytes=3_000_000_000),))
+    reserve = Reserve(least_bytes=0, share=0)
+    gate = MemoryGate(pc, Told(30_000_000_000, None), DeviceKind.DISCRETE_GPU, tmp_path, reserve=reserve)
+    verdict = asyncio.run(weighed(gate, BIG))
+    assert (verdict.fit, verdict.free_bytes) == (Fit.DOES_NOT_FIT, 3_000_000_000)
+
+
+TWO_CARDS = replace(CARD, gpus=(CARD.gpus[0], CARD.gpus[0]))
+
+
+def two_card_gate(folder: Path, told: Told) -> MemoryGate:
+    return MemoryGate(
+        TWO_CARDS, told, DeviceKind.DISCRETE_GPU, folder, reserve=Reserve(least_bytes=0, share=0), freed_within_s=0.02
+    )
+
+
+def test_with_several_cards_nobody_gives_way_for_room_that_is_on_no_card(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        told = Told(30_000_000_000, 0, 0)
+        gate = two_card_gate(tmp_path, told)
+        half = (gate.predicted_bytes(BIG, OPTIONS) or 0) // 2
+        # Other programs hold the rest of each card; a window on the first takes a little during the second load.
+        told.cards = [half + 200_000_000, half + 100_000_000]
+        await weighed(gate, model("left"))
+        told.cards[0] = 200_000_000
+        await gate.loaded(model("left"), OPTIONS, IN_THE_HOST)
+        await weighed(gate, model("right"))
+        told.cards = [100_000_000, 100_000_000]
+        await gate.loaded(model("right"), OPTIONS, IN_THE_HOST)
+        warm = [WarmModel(model=ModelName(name), resident_bytes=half, uses=1, load_s=5) for name in ("left", "right")]
+        verdict = await weighed(gate, BIG, *warm)
+        # Both together are large enough, but on two cards it needs its buffers twice.
+        assert (verdict.fit, verdict.evict) == (Fit.DOES_NOT_FIT, ())
+
+    asyncio.run(scenario())
+
+
+def test_a_model_whose_layers_lie_on_two_cards_frees_a_part_of_each(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        told = Told(30_000_000_000, 4_000_000_000, 4_000_000_000)
+        gate = two_card_gate(tmp_path, told)
+        assert (await weighed(gate, BIG)).fit is Fit.FITS
+        told.cards = [900_000_000, 900_000_000]
+        await gate.loaded(BIG, OPTIONS, IN_THE_HOST)
+        warm = [WarmModel(model=BIG.name, resident_bytes=6_200_000_000, uses=1, load_s=5)]
+        small = model("small", "llama3.2:3b")
+        verdict = await weighed(gate, small, *warm)
+        assert (verdict.fit, verdict.evict) == (Fit.FITS_AFTER_EVICTING, (BIG.name,))
+        # Alone on one card it would need more than that card gets back.
+        assert (await weighed(gate, model("another", "llama3.1:8b"), *warm)).evict == (BIG.name,)
 
     asyncio.run(scenario())

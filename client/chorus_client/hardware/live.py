@@ -33,10 +33,6 @@ class LiveReadings:
     gpu_free_bytes: tuple[int | None, ...] = ()
     cpu_percent: float | None = None
 
-    def free_on(self, gpu_index: int) -> int | None:
-        """Bytes free on the GPU of this index in `Hardware.gpus`."""
-        return self.gpu_free_bytes[gpu_index] if gpu_index < len(self.gpu_free_bytes) else None
-
     def told_of(self, gpus: Sequence[Gpu]) -> tuple[int, ...]:
         """`gpu_free_bytes` for a heartbeat, which has no sign for an unknown figure.
 
