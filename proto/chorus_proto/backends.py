@@ -14,6 +14,7 @@ URL_CHARACTERS = 2_048
 MODELS_LIMIT = 64
 SLOTS_LIMIT = 1_024
 SECRET_CHARACTERS = 4_096
+WEIGHTS = (0.01, 100.0)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -42,6 +43,8 @@ class NewBackend:
     """Generations at once; None takes the coordinator's setting."""
     api_key: str = field(default="", repr=False)
     """Shown to it as a bearer token."""
+    weight: float | None = None
+    """Preferred or spared as if it were so many times as fast; None: as `node_weights` says of its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,7 @@ class Backend:
     slots: int | None
     created_unix_s: float
     health: BackendHealth
+    weight: float | None = None
 
 
 def check_backend(wish: NewBackend) -> None:
@@ -90,6 +94,8 @@ def check_backend(wish: NewBackend) -> None:
         raise InvalidRequest("model_type has at most 64 printable characters", param="model_type")
     if wish.slots is not None and not 1 <= wish.slots <= SLOTS_LIMIT:
         raise InvalidRequest(f"slots is a number from 1 to {SLOTS_LIMIT}", param="slots")
+    if wish.weight is not None and not WEIGHTS[0] <= wish.weight <= WEIGHTS[1]:
+        raise InvalidRequest(f"weight is a number from {WEIGHTS[0]:g} to {WEIGHTS[1]:g}", param="weight")
     if len(wish.api_key) > SECRET_CHARACTERS or not (wish.api_key.isascii() and (wish.api_key + "x").isprintable()):
         raise InvalidRequest("an API key is one line of printable ASCII", param="api_key")
 

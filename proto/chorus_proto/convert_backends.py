@@ -16,6 +16,7 @@ def new_backend_message(wish: NewBackend) -> coordinator_pb2.RegisterBackendRequ
         # What no wire number holds is out of range on both sides of it.
         slots=None if wish.slots is None else max(0, min(wish.slots, 2**32 - 1)),
         api_key=wish.api_key,
+        weight=wish.weight,
     )
 
 
@@ -27,6 +28,7 @@ def of_new_backend(message: coordinator_pb2.RegisterBackendRequest) -> NewBacken
         model_type=message.model_type,
         slots=message.slots if message.HasField("slots") else None,
         api_key=message.api_key,
+        weight=message.weight if message.HasField("weight") else None,
     )
 
 
@@ -43,6 +45,7 @@ def backend_message(backend: Backend) -> coordinator_pb2.Backend:
         detail=health.detail,
         models=list(health.models),
         probe_age_s=health.probe_age_s,
+        weight=backend.weight,
     )
 
 
@@ -62,4 +65,5 @@ def of_backend(message: coordinator_pb2.Backend) -> Backend:
             models=tuple(ModelName(model) for model in message.models),
             probe_age_s=message.probe_age_s if message.HasField("probe_age_s") else None,
         ),
+        weight=message.weight if message.HasField("weight") else None,
     )

@@ -2164,6 +2164,7 @@ class RegisterBackendRequest(_message.Message):
     MODEL_TYPE_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     API_KEY_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     url: _builtins.str
     model_type: _builtins.str
@@ -2171,6 +2172,8 @@ class RegisterBackendRequest(_message.Message):
     """absent: the coordinator's default"""
     api_key: _builtins.str
     """its own, not ours"""
+    weight: _builtins.float
+    """absent: what the settings say of its name"""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """none: all that it lists"""
@@ -2184,14 +2187,20 @@ class RegisterBackendRequest(_message.Message):
         model_type: _builtins.str = ...,
         slots: _builtins.int | None = ...,
         api_key: _builtins.str = ...,
+        weight: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_slots", b"_slots", "slots", b"slots"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_slots", b"_slots", "_weight", b"_weight", "slots", b"slots", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slots", b"_slots", "api_key", b"api_key", "model_type", b"model_type", "models", b"models", "name", b"name", "slots", b"slots", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slots", b"_slots", "_weight", b"_weight", "api_key", b"api_key", "model_type", b"model_type", "models", b"models", "name", b"name", "slots", b"slots", "url", b"url", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__slots: _TypeAlias = _typing.Literal["slots"]  # noqa: Y015
     _WhichOneofArgType__slots: _TypeAlias = _typing.Literal["_slots", b"_slots"]  # noqa: Y015
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__slots) -> _WhichOneofReturnType__slots | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___RegisterBackendRequest: _TypeAlias = RegisterBackendRequest  # noqa: Y015
 
@@ -2243,6 +2252,7 @@ class Backend(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     PROBE_AGE_S_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     name: _builtins.str
     url: _builtins.str
@@ -2253,6 +2263,7 @@ class Backend(_message.Message):
     """BackendState"""
     detail: _builtins.str
     probe_age_s: _builtins.float
+    weight: _builtins.float
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -2268,19 +2279,24 @@ class Backend(_message.Message):
         detail: _builtins.str = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
         probe_age_s: _builtins.float | None = ...,
+        weight: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_probe_age_s", b"_probe_age_s", "_slots", b"_slots", "probe_age_s", b"probe_age_s", "slots", b"slots"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_probe_age_s", b"_probe_age_s", "_slots", b"_slots", "_weight", b"_weight", "probe_age_s", b"probe_age_s", "slots", b"slots", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probe_age_s", b"_probe_age_s", "_slots", b"_slots", "created_unix_s", b"created_unix_s", "detail", b"detail", "model_type", b"model_type", "models", b"models", "name", b"name", "node_id", b"node_id", "probe_age_s", b"probe_age_s", "slots", b"slots", "state", b"state", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probe_age_s", b"_probe_age_s", "_slots", b"_slots", "_weight", b"_weight", "created_unix_s", b"created_unix_s", "detail", b"detail", "model_type", b"model_type", "models", b"models", "name", b"name", "node_id", b"node_id", "probe_age_s", b"probe_age_s", "slots", b"slots", "state", b"state", "url", b"url", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__probe_age_s: _TypeAlias = _typing.Literal["probe_age_s"]  # noqa: Y015
     _WhichOneofArgType__probe_age_s: _TypeAlias = _typing.Literal["_probe_age_s", b"_probe_age_s"]  # noqa: Y015
     _WhichOneofReturnType__slots: _TypeAlias = _typing.Literal["slots"]  # noqa: Y015
     _WhichOneofArgType__slots: _TypeAlias = _typing.Literal["_slots", b"_slots"]  # noqa: Y015
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__probe_age_s) -> _WhichOneofReturnType__probe_age_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__slots) -> _WhichOneofReturnType__slots | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___Backend: _TypeAlias = Backend  # noqa: Y015
 

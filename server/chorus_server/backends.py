@@ -23,6 +23,7 @@ from chorus_proto.clock import Clock
 from chorus_proto.errors import InvalidRequest, NotFound, Unsupported
 from chorus_proto.ids import new_node_id
 from chorus_server.store import BackendTable
+from chorus_server.weights import Weights
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +51,10 @@ class BackendRunner(Protocol):
 class Backends:
     """All backends, of the coordinator's loop alone."""
 
-    def __init__(self, table: BackendTable, clock: Clock) -> None:
+    def __init__(self, table: BackendTable, clock: Clock, weights: Weights) -> None:
         self._table = table
         self._clock = clock
+        self._weights = weights
         self._changing = asyncio.Lock()
         self._known: dict[str, RegisteredBackend] = {}
         self._runner: BackendRunner | None = None
@@ -60,6 +62,8 @@ class Backends:
     async def remember(self) -> None:
         """Read what the store has."""
         self._known = {backend.wish.name: backend for backend in await self._table.all()}
+        for backend in self._known.values():
+            self._weights.registered(backend.wish.name, backend.wish.weight)
 
     @asynccontextmanager
     async def run_by(self, runner: BackendRunner) -> AsyncGenerator[None]:
@@ -88,6 +92,7 @@ class Backends:
             )
             await self._table.save(backend)
             self._known[wish.name] = backend
+            self._weights.registered(wish.name, wish.weight)
             if old is not None:
                 await runner.stop(wish.name)
             runner.start(backend)
@@ -104,6 +109,7 @@ class Backends:
             shown = self._shown(backend)
             await self._table.forget(name)
             del self._known[name]
+            self._weights.registered(name, None)
             await runner.stop(name)
         log.info("backend %s unregistered", name)
         return shown
@@ -126,5 +132,6 @@ class Backends:
             model_type=backend.wish.model_type,
             slots=backend.wish.slots,
             created_unix_s=backend.created_unix_s,
+            weight=backend.wish.weight,
             health=idle if self._runner is None else self._runner.health(backend.wish.name),
         )

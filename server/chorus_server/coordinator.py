@@ -79,6 +79,7 @@ from chorus_server.settings import CoordinatorSettings, shares_of, weights_of
 from chorus_server.store import Store
 from chorus_server.transfers import Transfers
 from chorus_server.wake import Wakings, wake_rules
+from chorus_server.weights import Weights
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,8 @@ class Coordinator:
         self.events = Events()
         self.keys = Keys(store.keys, clock)
         self.aliases = Aliases(store.aliases)
-        self.registered = Backends(store.backends, clock)
+        weights = Weights(weights_of(settings.node_weights))
+        self.registered = Backends(store.backends, clock, weights)
         self._settings = settings
         self._store = store
         self._clock = clock
@@ -131,7 +133,7 @@ class Coordinator:
             clock,
             queue_rules(settings),
             self.aliases,
-            weights_of(settings.node_weights),
+            weights.by_name,
         )
         self._dispatcher = Dispatcher(
             self._registry, self._room, self._counters, clock, dispatch_rules(settings), self.events.tell

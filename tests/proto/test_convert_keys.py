@@ -49,9 +49,10 @@ BACKEND = Backend(
     health=BackendHealth(
         state=BackendState.EJECTED, detail="why", models=(ModelName("a"), ModelName("b")), probe_age_s=2.5
     ),
+    weight=0.5,
 )
 NEW_BACKEND = NewBackend(
-    name="attic", url="http://x:1", models=(ModelName("a"),), model_type="gemma3", slots=4, api_key="sk-1"
+    name="attic", url="http://x:1", models=(ModelName("a"),), model_type="gemma3", slots=4, api_key="sk-1", weight=2.5
 )
 
 
@@ -77,7 +78,7 @@ def test_every_field_survives_the_wire() -> None:
 def test_what_was_not_said_stays_unsaid() -> None:
     key = ApiKey(key_id=KeyId("0"), name="n", owner="n", scopes=(), created_unix_s=0.0)
     wish = NewKey(name="n", scopes=())
-    backend = dataclasses.replace(BACKEND, slots=None, health=BackendHealth(state=BackendState.STARTING))
+    backend = dataclasses.replace(BACKEND, slots=None, weight=None, health=BackendHealth(state=BackendState.STARTING))
     new = NewBackend(name="n", url="u")
     assert of_key(key_message(key)) == key
     assert of_new_key(new_key_message(wish)) == wish

@@ -23,7 +23,7 @@ from chorus_proto.errors import AddressNotAllowed, ClusterError, EngineFailed, I
 from chorus_proto.generation import Generation, Message
 from chorus_proto.ids import ModelName, new_request_id
 from chorus_proto.keys import Scope
-from chorus_proto.values import Dialect
+from chorus_proto.values import Dialect, RoutingStrategy
 from chorus_server.app import RunningCoordinator, running
 from chorus_server.coordinator import Coordinator
 from chorus_server.settings import CoordinatorSettings
@@ -93,10 +93,12 @@ def call_for(model: str = MODEL) -> Call:
     )
 
 
-async def answer(coordinator: Coordinator, model: str = MODEL) -> tuple[str, str]:
+async def answer(
+    coordinator: Coordinator, model: str = MODEL, *, strategy: RoutingStrategy | None = None
+) -> tuple[str, str]:
     """The node's name and what it said."""
     node, body = "", b""
-    async for event in coordinator.submit(call_for(model)):
+    async for event in coordinator.submit(dataclasses.replace(call_for(model), strategy=strategy)):
         match event:
             case CallStarted():
                 node = event.node_name
@@ -135,14 +137,17 @@ def test_a_backend_outlives_a_restart_as_the_same_node_with_its_secret(tmp_path:
         key = other.add_key("chorus", Scope.INFER)
         async with http_face(other, locked) as server:
             async with hub(tmp_path) as at:
-                await at.coordinator.register_backend(NewBackend(name="attic", url=server.url, slots=3, api_key=key))
+                await at.coordinator.register_backend(
+                    NewBackend(name="attic", url=server.url, slots=3, api_key=key, weight=2.5)
+                )
                 before = await until(at.coordinator, is_in(BackendState.HEALTHY))
                 assert key not in repr(before)
             async with hub(tmp_path) as at:
                 after = await until(at.coordinator, is_in(BackendState.HEALTHY))
                 await until_serving(at.coordinator)
                 assert (await answer(at.coordinator))[0] == "attic"
-        assert after.node_id == before.node_id and after.slots == 3
+        assert after.node_id == before.node_id
+        assert (after.slots, after.weight) == (3, 2.5)
         assert other.calls[0].user == "chorus"
 
     asyncio.run(run())
@@ -259,6 +264,28 @@ def test_registering_again_moves_it(tmp_path: Path) -> None:
             await until_serving(at.coordinator)
             await answer(at.coordinator)
             assert len(inner.calls) == 1
+
+    asyncio.run(run())
+
+
+def test_a_backends_weight_counts_as_soon_as_it_is_registered(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with hub(tmp_path) as at, http_face(FakeCluster()) as one, http_face(FakeCluster()) as two:
+            await at.coordinator.register_backend(NewBackend(name="attic", url=one.url, weight=0.01))
+            await at.coordinator.register_backend(NewBackend(name="cloud", url=two.url, weight=100))
+            async with asyncio.timeout(10):
+                while [len(model.ready_on) for model in (await at.coordinator.state()).models] != [2]:
+                    await asyncio.sleep(0.02)
+            found = [await answer(at.coordinator, strategy=RoutingStrategy.WEIGHTED) for _ in range(6)]
+            assert {node for node, _ in found} == {"cloud"}
+            await at.coordinator.register_backend(NewBackend(name="attic", url=one.url, weight=100))
+            await at.coordinator.unregister_backend("cloud")
+            await until_serving(at.coordinator)
+            assert (await answer(at.coordinator))[0] == "attic"
+            for wrong in (0.0, -1.0, 101.0, float("nan"), float("inf")):
+                with pytest.raises(InvalidRequest) as caught:
+                    await at.coordinator.register_backend(NewBackend(name="attic", url=one.url, weight=wrong))
+                assert caught.value.param == "weight"
 
     asyncio.run(run())
 
@@ -418,7 +445,14 @@ def test_only_an_admin_may_register_over_http_and_what_is_shown_holds_no_secret(
         cluster = FakeCluster()
         async with http_face(cluster, HttpSettings(http_port=0, drain_within_s=1.0, require_keys=True)) as server:
             asks, rules = cluster.add_key("ann", Scope.INFER, Scope.METRICS), cluster.add_key("root", Scope.ADMIN)
-            body = json.dumps({"name": "attic", "url": "http://localhost:8001", "api_key": "sk-9", "model_type": "x"})
+            wish = {
+                "name": "attic",
+                "url": "http://localhost:8001",
+                "api_key": "sk-9",
+                "model_type": "x",
+                "weight": 0.5,
+            }
+            body = json.dumps(wish)
 
             async def send(path: str, key: str, content: str) -> tuple[int, dict[str, object]]:
                 extra = f"Authorization: Bearer {key}\r\n"
@@ -429,11 +463,18 @@ def test_only_an_admin_may_register_over_http_and_what_is_shown_holds_no_secret(
             assert cluster.registered == {}
             status, shown = await send("/backends/register", rules, body)
             assert status == 200 and "sk-9" not in json.dumps(shown)
-            assert cluster.registered["attic"][0].api_key == "sk-9"
+            kept = cluster.registered["attic"][0]
+            assert (kept.api_key, kept.weight) == ("sk-9", 0.5)
             head = f"Host: localhost\r\nConnection: close\r\nAuthorization: Bearer {rules}\r\n\r\n"
             listed = await send_raw(server.port, f"GET /backends HTTP/1.1\r\n{head}".encode())
             assert listed.json()["total"] == 1 and b"sk-9" not in listed.body
-            for wrong in ('{"name": "a"}', '{"name": "a", "url": 1}', '{"name": "a", "url": "x", "slots": 0}', "[]"):
+            for wrong in (
+                '{"name": "a"}',
+                '{"name": "a", "url": 1}',
+                '{"name": "a", "url": "x", "slots": 0}',
+                "[]",
+                '{"name": "a", "url": "http://x", "weight": 0}',
+            ):
                 assert (await send("/backends/register", rules, wrong))[0] == 400
             assert (await send("/backends/unregister", asks, '{"name": "attic"}'))[0] == 403
             assert (await send("/backends/unregister", rules, '{"name": "attic"}'))[0] == 200

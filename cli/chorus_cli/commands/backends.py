@@ -42,6 +42,7 @@ def command(ctx: click.Context, config: Path | None, as_json: bool, **flags: obj
 @click.argument("url")
 @click.option("--models", default="", metavar="NAME,...", help="What it is to be known for. [default: all it lists]")
 @click.option("--slots", type=int, help="Generations at once, instead of the coordinator's setting.")
+@click.option("--weight", type=float, help="As if it were so many times as fast, 0.01-100. [default: node_weights's]")
 @click.option("--api-key-file", type=click.File("r"), help="File with the API key that it asks for; - for the input.")
 @click.option("--json", "as_json", is_flag=True, help="Print all facts, as JSON.")
 @settings_options(CliSettings, only=GIVEN)
@@ -50,6 +51,7 @@ def register(
     url: str,
     models: str,
     slots: int | None,
+    weight: float | None,
     api_key_file: TextIO | None,
     as_json: bool,
     config: Path | None,
@@ -61,6 +63,7 @@ def register(
         url=url,
         models=tuple(ModelName(model) for word in models.split(",") if (model := word.strip())),
         slots=slots,
+        weight=weight,
         api_key="" if api_key_file is None else api_key_file.read().strip(),
     )
     backend = asked(lambda cluster, _settings: cluster.register_backend(wish), config=config, flags=flags)

@@ -28,6 +28,7 @@ class RegisterRequest(msgspec.Struct):
     model_type: str | None = None
     slots: Annotated[int, msgspec.Meta(ge=1, le=1024)] | None = None
     api_key: str | None = None
+    weight: Annotated[float, msgspec.Meta(ge=0.01, le=100)] | None = None
 
 
 class UnregisterRequest(msgspec.Struct):
@@ -46,6 +47,7 @@ def backend_routes(cluster: Cluster, *, answer_within_s: float) -> Blueprint:
             model_type=asked.model_type or "",
             slots=asked.slots,
             api_key=asked.api_key or "",
+            weight=asked.weight,
         )
         try:
             async with asyncio.timeout(_CHANGE_WITHIN_S):
@@ -91,6 +93,7 @@ def _shown(backend: Backend) -> dict[str, object]:
         "node_id": backend.node_id,
         "model_type": backend.model_type,
         "slots": backend.slots,
+        "weight": backend.weight,
         "created": int(backend.created_unix_s),
         "healthy": health.state is BackendState.HEALTHY,
         "state": health.state,

@@ -10,7 +10,7 @@ from chorus_proto.backends import NewBackend, RegisteredBackend
 from chorus_proto.ids import NodeId
 from chorus_proto.sqlite.writer import Writer
 
-_COLUMNS = ("name", "node_id", "url", "models", "model_type", "slots", "api_key", "created_unix_s")
+_COLUMNS = ("name", "node_id", "url", "models", "model_type", "slots", "api_key", "weight", "created_unix_s")
 
 
 class BackendTable:
@@ -24,7 +24,7 @@ class BackendTable:
         wish = backend.wish
         row = (
             *(wish.name, backend.node_id, wish.url, msgspec.json.encode(wish.models).decode(), wish.model_type),
-            *(wish.slots, wish.api_key, backend.created_unix_s),
+            *(wish.slots, wish.api_key, wish.weight, backend.created_unix_s),
         )
         statement = f"INSERT OR REPLACE INTO backend ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 

@@ -111,6 +111,7 @@ MIGRATIONS: tuple[Sequence[str], ...] = (
             revoked_unix_s REAL
         ) WITHOUT ROWID""",
     ),
+    ("ALTER TABLE backend ADD COLUMN weight REAL",),
 )
 
 
