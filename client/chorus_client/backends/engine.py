@@ -11,7 +11,7 @@ from chorus_client.engines.base import Ending, LoadedModel, LoadOptions, Report
 from chorus_client.engines.remote import RemoteEngine
 from chorus_client.footprint import Resident
 from chorus_proto.errors import EngineFailed, EngineUnavailable
-from chorus_proto.generation import Generation, PieceBatches
+from chorus_proto.generation import Done, Generation, PieceBatches
 from chorus_proto.ids import ModelName
 from chorus_proto.values import EngineKind, ModelFile
 
@@ -76,11 +76,12 @@ class _Judged:
         try:
             async with aclosing(self._inner.generate(generation)) as batches:
                 async for pieces in batches:
+                    if isinstance(pieces[-1], Done):
+                        self._told(True)  # now: whoever has the end does not read on
                     yield pieces
         except (EngineFailed, EngineUnavailable):
             self._told(False)
             raise
-        self._told(True)
 
     async def resident(self) -> Resident | None:
         return await self._inner.resident()
