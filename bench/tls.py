@@ -19,7 +19,8 @@ from statistics import median
 from urllib.parse import urlsplit
 
 from bench.processes import Hub, chorus_up, cpu_s
-from chorus_proto.tls.authority import FOLDER, PUBLIC_FILE
+from chorus_proto.tls.authority import PUBLIC_FILE
+from chorus_proto.tls.folder import FOLDER
 
 REQUESTS = 400
 ROUNDS = 4

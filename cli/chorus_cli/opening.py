@@ -9,7 +9,8 @@ from chorus_cli.announce import Addresses
 from chorus_proto.errors import ClusterError
 from chorus_proto.files import state_folder
 from chorus_proto.keys import NewKey, Scope
-from chorus_proto.tls.authority import FOLDER, PUBLIC_FILE
+from chorus_proto.tls.authority import PUBLIC_FILE
+from chorus_proto.tls.folder import FOLDER
 from chorus_server.app import RunningCoordinator
 
 FIRST_KEY = "admin"

@@ -12,7 +12,7 @@ from chorus_proto.files import write_atomically
 from chorus_proto.keys import local_hub
 from chorus_proto.membership import FINGERPRINT, join_token_of
 from chorus_proto.settings import SettingsError
-from chorus_proto.tls.authority import FOLDER, private_folder
+from chorus_proto.tls.folder import FOLDER, private_folder
 from chorus_proto.tls.peer import pinned_authority
 
 

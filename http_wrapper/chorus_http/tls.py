@@ -16,7 +16,8 @@ from chorus_http.settings import HttpSettings
 from chorus_proto.clock import Clock
 from chorus_proto.exposure import encrypts
 from chorus_proto.settings import SettingsError
-from chorus_proto.tls.authority import FOLDER, Authority, Issued
+from chorus_proto.tls.authority import Authority, Issued
+from chorus_proto.tls.folder import FOLDER
 from chorus_proto.tls.names import own_names
 from chorus_proto.tls.shown import LOOK_EVERY_S, ShownCertificate
 

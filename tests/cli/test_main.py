@@ -20,6 +20,16 @@ def test_help_lists_every_command_and_loads_neither_grpc_nor_a_web_server() -> N
     assert all(name in done.stdout for name in COMMANDS)
 
 
+def test_an_agent_carries_no_library_that_only_the_hub_needs() -> None:
+    """It runs beside other people's work: certificates alone would take 8 MB of its memory."""
+    script = (
+        "import sys, chorus_cli.commands.agent;"
+        "print('LOADED', sorted({'cryptography', 'quart', 'uvicorn', 'numpy', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", timeout=60, check=True)
+    assert "LOADED []" in done.stdout
+
+
 def test_a_character_that_the_outputs_encoding_lacks_does_not_end_the_output() -> None:
     """As on Windows, where an output that goes to a file has the encoding of the country."""
     done = subprocess.run(

@@ -15,7 +15,8 @@ from chorus_proto.errors import CoordinatorUnavailable
 from chorus_proto.keys import LOCAL_KEY_FILE, LocalKey
 from chorus_proto.membership import new_join_token
 from chorus_proto.settings import SettingsError
-from chorus_proto.tls.authority import FOLDER, Authority
+from chorus_proto.tls.authority import Authority
+from chorus_proto.tls.folder import FOLDER
 
 AT = "192.0.2.7:50051"
 MADE = Authority.made(now_unix_s=SystemClock().unix_s())

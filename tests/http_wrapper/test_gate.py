@@ -27,7 +27,8 @@ from chorus_proto.clock import SystemClock
 from chorus_proto.errors import ClusterError, ErrorCode, Forbidden, RateLimitExceeded
 from chorus_proto.ids import RequestId
 from chorus_proto.keys import ApiKey, KeyClaim, Scope, key_text
-from chorus_proto.tls.authority import FOLDER, PUBLIC_FILE
+from chorus_proto.tls.authority import PUBLIC_FILE
+from chorus_proto.tls.folder import FOLDER
 from tests.support.clock import FakeClock
 from tests.support.fake_cluster import MODEL, FakeCluster, waiting
 from tests.support.http_face import Reply, http_face, send_raw, until

@@ -18,7 +18,8 @@ from chorus_http.settings import HttpSettings
 from chorus_http.tls import http_tls, speaks_tls
 from chorus_proto.clock import SystemClock
 from chorus_proto.settings import SettingsError
-from chorus_proto.tls.authority import FOLDER, PUBLIC_FILE, SERVER_DAYS, Authority, Issued
+from chorus_proto.tls.authority import PUBLIC_FILE, SERVER_DAYS, Authority, Issued
+from chorus_proto.tls.folder import FOLDER
 from tests.support.clock import FakeClock
 from tests.support.fake_cluster import MODEL, FakeCluster
 from tests.support.http_face import http_face

@@ -15,16 +15,8 @@ import pytest
 from chorus_proto.clock import SystemClock
 from chorus_proto.exposure import encrypts, needs_keys, refuse_exposure
 from chorus_proto.settings import SettingsError
-from chorus_proto.tls.authority import (
-    DAY_S,
-    FOLDER,
-    KEPT_FILE,
-    PUBLIC_FILE,
-    SERVER_DAYS,
-    Authority,
-    Issued,
-    private_folder,
-)
+from chorus_proto.tls.authority import DAY_S, KEPT_FILE, PUBLIC_FILE, SERVER_DAYS, Authority, Issued
+from chorus_proto.tls.folder import FOLDER, private_folder
 from chorus_proto.tls.names import HUB_NAME, own_names
 from chorus_proto.tls.shown import ShownCertificate
 from tests.support.clock import FakeClock

@@ -19,7 +19,8 @@ from typing import cast
 import pytest
 
 from chorus_proto.membership import JoinToken, join_token_of, new_join_token
-from chorus_proto.tls.authority import FOLDER, PUBLIC_FILE
+from chorus_proto.tls.authority import PUBLIC_FILE
+from chorus_proto.tls.folder import FOLDER
 from tests.whole.support import Chorus, Ended, HttpReply, Running, clean_environment, cluster, eventually, run_chorus
 
 OPEN = ("--host=0.0.0.0", "--engines=scripted", "--no-microbench", "--backend-hosts=127.0.0.0/8")

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 import secrets
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,10 +22,9 @@ from filelock import FileLock, Timeout
 
 from chorus_proto.files import write_atomically
 from chorus_proto.settings import SettingsError
+from chorus_proto.tls.folder import FOLDER, private_folder
 from chorus_proto.tls.names import is_ip
 
-FOLDER = "tls"
-"""In the state folder."""
 KEPT_FILE = "authority.pem"
 """Key and certificate together, so that a reader never finds one without the other."""
 PUBLIC_FILE = "ca.pem"
@@ -41,8 +37,6 @@ SERVER_DAYS = 30
 RENEW_AFTER = 2 / 3
 """Of a server certificate's life."""
 LOCK_WITHIN_S = 10.0
-
-Run = Callable[[Sequence[str]], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,30 +143,6 @@ class Authority:
             renew_unix_s=now_unix_s + lasts_s * RENEW_AFTER,
             ends_unix_s=now_unix_s + lasts_s,
         )
-
-
-def private_folder(path: Path, *, windows: bool = sys.platform == "win32", run: Run | None = None) -> Path:
-    """Make a folder that only its owner, and the system's administrators, can look into. Raises SettingsError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if windows:
-            # Modes mean nothing there. S-1-3-4 is whoever owns the file, S-1-5-18 the system, S-1-5-32-544 its
-            # administrators; files made inside inherit it.
-            grants = [
-                word for sid in ("S-1-3-4", "S-1-5-18", "S-1-5-32-544") for word in ("/grant:r", f"*{sid}:(OI)(CI)F")
-            ]
-            (run or _run)(["icacls", str(path), "/inheritance:r", *grants, "/q"])
-        elif path.stat().st_mode & 0o077:
-            path.chmod(0o700)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise SettingsError(f"{path} cannot be kept from other users of this PC: {error}") from None
-    return path
-
-
-def _run(command: Sequence[str]) -> None:
-    system = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32"
-    program, *arguments = command
-    subprocess.run([str(system / f"{program}.exe"), *arguments], check=True, capture_output=True, timeout=10)
 
 
 def _named(common_name: str) -> x509.Name:
